@@ -1,0 +1,63 @@
+"""The arguments that `trainkit local` and `trainkit plan` share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+from trainkit.contract.settings import ENGINES
+from trainkit.errors import UsageError
+from trainkit.local.request import Shorthand
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """What describes the job."""
+    parser.add_argument("script", type=Path, help="the script to run; its folder is the job's code")
+    parser.add_argument("--hosts", type=_count, default=1, metavar="N", help="hosts (default: 1)")
+    parser.add_argument("--procs", type=_count, metavar="M", help="ranks per host (default: its GPUs, else 1)")
+    parser.add_argument(
+        "--channel", action="append", default=[], metavar="NAME=PATH|URL", help="an input channel; may be repeated"
+    )
+    parser.add_argument(
+        "--hp", action="append", default=[], metavar="KEY=VALUE",
+        help="a hyperparameter: the text after = as it is; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--engine", choices=ENGINES, help="how ranks are started (default: fork)")
+
+
+def shorthand(arguments: argparse.Namespace) -> Shorthand:
+    """The job they describe. Raises UsageError where one makes no sense."""
+    script: Path = arguments.script
+    if not script.is_file():
+        raise UsageError(f"there is no script {script}")
+    channels = _pairs(arguments.channel, flag="--channel", form="NAME=PATH")
+    if "code" in channels:
+        raise UsageError("--channel code: the channel `code` is the script's folder; give this one another name")
+    settings = {"TRAINKIT_PROCS": arguments.procs, "TRAINKIT_ENGINE": arguments.engine}
+    return Shorthand(
+        script=script,
+        hosts=arguments.hosts,
+        channels=channels,
+        hyperparameters=_pairs(arguments.hp, flag="--hp", form="KEY=VALUE"),
+        environment={name: str(value) for name, value in settings.items() if value is not None},
+    )
+
+
+def _pairs(given: Iterable[str], *, flag: str, form: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"{flag} {text}: write {flag} {form}")
+        if name in pairs:
+            raise UsageError(f"{flag} {name} is given twice")
+        pairs[name] = value
+    return pairs
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number

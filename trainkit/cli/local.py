@@ -1,0 +1,101 @@
+"""`trainkit local`: the job on this machine, with a person in front of it."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainkit.cli import arguments
+from trainkit.contract.settings import seconds
+from trainkit.launch.output import Console
+from trainkit.local import isolation, service
+from trainkit.local.request import Request, compose
+from trainkit.local.service import Options, Result
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run it. Returns the job's exit code: the script's own where it failed, 0 when completed or stopped."""
+    given = _parser().parse_args(argv)
+    shorthand = arguments.shorthand(given)
+    now = datetime.datetime.now()
+    output: Path = given.output or Path("trainkit-output", f"{shorthand.script.stem}-{now:%Y%m%d-%H%M%S}")
+    request = compose(shorthand, output=output, now=now)
+    if given.max_runtime is not None:
+        request["StoppingCondition"]["MaxRuntimeInSeconds"] = given.max_runtime
+    at_terminal = os.isatty(0) and os.isatty(1)
+    options = Options(
+        output=output,
+        environ=os.environ,
+        isolation=given.isolation,
+        stop_after=given.stop_after,
+        at_terminal=at_terminal and (given.procs or 1) == 1,
+        colour=os.isatty(1) and "NO_COLOR" not in os.environ,
+    )
+    console = Console()
+    began = time.monotonic()
+    console.say("local", f"{request['TrainingJobName']}: {shorthand.hosts} hosts, output in {_near(output)}")
+    result = service.run(request, options, console)
+    console.say("local", _summary(request, result, output=output, took=time.monotonic() - began))
+    return result.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="trainkit local", description="Run a script as a SageMaker job, here.")
+    arguments.add(parser)
+    parser.add_argument(
+        "--isolation", choices=isolation.KINDS,
+        help="how hosts are kept apart (default: namespace, or process where the machine allows none)",
+    )  # fmt: skip
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where S3 would be (default: trainkit-output/…)")
+    parser.add_argument("--stop-after", type=_seconds, metavar="20s", help="rehearse a stop: SIGTERM after that time")
+    parser.add_argument("--max-runtime", type=_seconds, metavar="2h", help="MaxRuntimeInSeconds (default: a day)")
+    return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        return seconds(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: write 90, 20s, 1.5m or 2h") from None
+
+
+def _summary(request: Request, result: Result, *, output: Path, took: float) -> str:
+    """How it ended, where things are, and how good the model is."""
+    described = result.description
+    lines = [f"{described['SecondaryStatus']} after {took:.1f} s, exit code {result.exit_code}"]
+    if "FailureReason" in described:
+        lines += [f"  cause    {described['FailureReason'].splitlines()[0].removeprefix('AlgorithmError: ')}"]
+        lines += [f"           {line}" for line in described["FailureReason"].splitlines()[1:2] if line]
+        lines += [f"  failure  {_near(output / 'failure')}", f"  logs     {_near(output / 'logs')}"]
+    if result.model:
+        lines.append(f"  model    {_near(result.model)} ({_size(_bytes(result.model))})")
+    metrics = {m["MetricName"]: m["Value"] for m in described["FinalMetricDataList"]}
+    if metrics:
+        lines.append("  metrics  " + "  ".join(f"{name}={_short(value)}" for name, value in metrics.items()))
+    return "\n".join(lines)
+
+
+def _near(path: Path) -> str:
+    """The path as a person would type it from here."""
+    relative = os.path.relpath(path)
+    return relative if len(relative) < len(str(path.absolute())) else str(path.absolute())
+
+
+def _bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*")) if path.is_dir() else path.stat().st_size
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count /= 1000
+    return f"{count:.3g} {unit}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.5g}"

@@ -1,0 +1,43 @@
+"""`trainkit`: the commands that people type."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from trainkit.errors import TrainkitError
+
+_USAGE = """\
+usage: trainkit COMMAND ...
+
+  local SCRIPT   run a script as a SageMaker job on this machine, on one host or several
+  plan  SCRIPT   show what would run: argv, environment, ranks, and why
+
+trainkit COMMAND --help tells more. In an image, `train` runs the job that SageMaker laid under /opt/ml.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The executable: exits with the command's code."""
+    name, *rest = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
+    try:
+        if name == "local":
+            from trainkit.cli import local
+
+            sys.exit(local.main(rest))
+        if name == "plan":
+            from trainkit.cli import plan
+
+            sys.exit(plan.main(rest))
+    except TrainkitError as error:
+        print(f"trainkit {name}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    if name in ("-h", "--help", "help"):
+        print(_USAGE, end="")
+        return
+    print(f"trainkit: {name!r} is no command\n{_USAGE}", end="", file=sys.stderr)
+    sys.exit(64)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""`train`: what SageMaker runs in the container. Read the config, plan, run, write the failure, exit as the script did.
+
+    docker run IMAGE train
+
+It takes no arguments in the cloud; by hand, any setting (docs/settings.md) as a flag: `train --procs 2 --engine spawn`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainkit.contract import job as contract
+from trainkit.contract.outcome import LIMIT, Outcome, scrub, write_failure
+from trainkit.contract.paths import Paths
+from trainkit.contract.settings import TABLE
+from trainkit.errors import TrainkitError, UsageError
+from trainkit.launch import supervise
+from trainkit.launch.output import Console
+from trainkit.plan import machine, script
+
+
+def main() -> None:
+    """The executable. Never returns: the exit code is the job's."""
+    console = Console()
+    paths = Paths.of(os.environ)
+    try:
+        outcome = train(paths, flags=parse(sys.argv[1:]), console=console)
+    except TrainkitError as error:
+        outcome = Outcome(error.exit_code, str(error))
+        supervise.report(outcome, speaker="train", console=console)
+    except Exception as error:  # noqa: BLE001 (as PID 1 we are the last who can say what happened)
+        traceback.print_exc()
+        outcome = Outcome(TrainkitError.exit_code, f"trainkit itself failed: {type(error).__name__}: {error}")
+        supervise.report(outcome, speaker="train", console=console)
+    _leave(outcome, paths=paths, console=console)
+    sys.exit(outcome.exit_code)
+
+
+def train(paths: Paths, *, flags: dict[str, str], console: Console) -> Outcome:
+    """One host's part of the job, from its config files to the verdict."""
+    job = contract.read(paths, environ=os.environ, flags=flags)
+    entry = script.look(script.locate(job))
+    for folder in (paths.model, paths.output_data, job.checkpoints):
+        _make(folder)
+    return supervise.run(job, machine=machine.look(os.environ), script=entry, environ=os.environ, console=console)
+
+
+def parse(arguments: Sequence[str]) -> dict[str, str]:
+    """Settings from `--name value` and `--name=value`."""
+    rows = {row.flag: row for row in TABLE}
+    flags: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        flag, equals, value = rest.pop(0).partition("=")
+        if flag in ("-h", "--help"):
+            print(_help())
+            sys.exit(0)
+        if flag not in rows or (not equals and not rest):
+            raise UsageError(f"train: {flag} {'needs a value' if flag in rows else 'is no flag'}\n{_help()}")
+        flags[rows[flag].name] = value if equals else rest.pop(0)
+    return flags
+
+
+def _help() -> str:
+    width = max(len(row.flag) for row in TABLE)
+    return "\n".join(["usage: train [--setting value]...", *(f"  {row.flag:{width}}  {row.meaning}" for row in TABLE)])
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainkitError(
+            f"cannot make {folder}: {error.strerror}. uid {os.geteuid()} must be able to write there: SageMaker mounts "
+            f"it writable for root"
+        ) from None
+
+
+def _leave(outcome: Outcome, *, paths: Paths, console: Console) -> None:
+    """The failure or success file. What the script wrote into the failure file itself is kept."""
+    try:
+        if outcome.failure:
+            write_failure(paths.failure, scrub(outcome.failure)[:LIMIT])
+        elif outcome.exit_code == 0 and paths.output.is_dir():
+            paths.success.touch()
+    except OSError as error:
+        console.say("train", f"cannot write into {paths.output}: {error.strerror}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""The one table of trainkit's own settings.
+
+    flag `--peer-wait 60`  >  environment `TRAINKIT_PEER_WAIT=60`  >  hyperparameter `trainkit_peer_wait`
+
+There are few, since what the machine or the contract can answer is not asked.
+docs/settings.md is this table for people.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trainkit.errors import Mistake
+
+ENGINES = ("fork", "spawn", "torchrun")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a user may choose. See TABLE for the meaning of each."""
+
+    script: str = "train.py"
+    source: str | None = None
+    procs: int | None = None
+    engine: str = "fork" if sys.platform == "linux" else "spawn"
+    preload: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    port: int = 7777
+    peer_wait: float = 600.0
+    stop_grace: float = 110.0
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row: how its text becomes a value, and the peers' names that are heard too."""
+
+    name: str
+    parse: Callable[[str], Any]
+    expects: str
+    meaning: str
+    environment: str | None = None
+    hyperparameter: str | None = None
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return "TRAINKIT_" + self.name.upper()
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        number = int(text)
+        if not low <= number <= high:
+            raise ValueError(text)
+        return number
+
+    return parse
+
+
+def seconds(text: str) -> float:
+    """`90`, `90s`, `1.5m` or `2h`, in seconds."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    number = float(text[:-1]) * units[text[-1]] if text[-1:] in units else float(text)
+    if not 0 <= number < float("inf"):
+        raise ValueError(text)
+    return number
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(text)
+        return text
+
+    return parse
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """`a,b`, or the JSON array that the SDK writes."""
+    listed = json.loads(text) if text.startswith("[") else text.split(",")
+    return tuple(name.strip() for name in listed if name.strip())
+
+
+def _text(text: str) -> str:
+    if not text.strip() or "\0" in os.fsencode(text).decode(errors="replace"):
+        raise ValueError(text)
+    return text
+
+
+def _unquoted(text: str) -> str:
+    """SDK v2 writes every hyperparameter as JSON, so that the word fork arrives as "fork"."""
+    return str(json.loads(text)) if text.startswith('"') else text
+
+
+TABLE = (
+    Setting(
+        "script", _text, "a path", "the script to run: a .py file, or any executable; relative to the source folder",
+        environment="SAGEMAKER_PROGRAM", hyperparameter="sagemaker_program",
+    ),
+    Setting(
+        "source", _text, "a directory",
+        "the folder the script lies in; by default the channel `code` where there is one, else /opt/ml/code",
+    ),
+    Setting("procs", _whole(1, 1024), "a number from 1 to 1024", "ranks on this host; by default its GPUs, else 1"),
+    Setting("engine", _choice(*ENGINES), f"one of {', '.join(ENGINES)}", "how ranks are started (docs/decisions/0001)"),
+    Setting("preload", _names, "module names: a,b", "modules that the fork engine imports before it forks"),
+    Setting(
+        "groups", _names, "group names: a,b", "instance groups that train together, in a heterogeneous cluster",
+        hyperparameter="sagemaker_distribution_instance_groups",
+    ),
+    Setting("port", _whole(1, 65535), "a port", "where the first host listens for the others"),
+    Setting("peer_wait", seconds, "seconds: 90, 10m", "how long hosts wait for each other at the start"),
+    Setting("stop_grace", seconds, "seconds: 90, 1.5m", "from SIGTERM to SIGKILL; SageMaker itself kills after 120 s"),
+)  # fmt: skip
+NOT_SETTINGS = ("TRAINKIT_HOST_ADDRESSES", "TRAINKIT_RUN_DIR", "TRAINKIT_CHANNEL_", "TRAINKIT_S3_")
+
+
+def read(
+    *, flags: Mapping[str, str], environ: Mapping[str, str], hyperparameters: Mapping[str, str], mistakes: list[Mistake]
+) -> Settings:
+    """Every setting from its strongest source. `flags` and the texts of `hyperparameters` are keyed as in TABLE."""
+    values: dict[str, Any] = {}
+    for row in TABLE:
+        for source, key, text in _spoken(row, flags=flags, environ=environ, hyperparameters=hyperparameters):
+            try:
+                values[row.name] = row.parse(_unquoted(text) if source == "hyperparameters.json" else text)
+            except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+                mistakes.append(Mistake(source, key, text, f"must be {row.expects}", f"It sets {row.meaning}"))
+            break
+    known = {row.name for row in TABLE}
+    for name in hyperparameters:
+        if name.startswith("trainkit_") and name.removeprefix("trainkit_") not in known:
+            remedy = _did_you_mean(name, prefix="trainkit_")
+            mistakes.append(Mistake("hyperparameters.json", name, None, "is no setting of trainkit", remedy))
+    return Settings(**values)
+
+
+def strange(environ: Mapping[str, str]) -> list[str]:
+    """Variables that look like settings and are none; worth a warning, since an image may own the name."""
+    known = {row.variable for row in TABLE}
+    return [
+        f"{name} is no setting of trainkit. {_did_you_mean(name, prefix='TRAINKIT_')}"
+        for name in environ
+        if name.startswith("TRAINKIT_") and name not in known and not name.startswith(NOT_SETTINGS)
+    ]
+
+
+def _spoken(
+    row: Setting, *, flags: Mapping[str, str], environ: Mapping[str, str], hyperparameters: Mapping[str, str]
+) -> list[tuple[str, str, str]]:
+    """(where, under which name, the text) of each source that speaks, the strongest first."""
+    candidates = [
+        ("command line", row.flag, flags.get(row.name)),
+        ("environment", row.variable, environ.get(row.variable)),
+        ("environment", row.environment, environ.get(row.environment or "")),
+        ("hyperparameters.json", f"trainkit_{row.name}", hyperparameters.get(f"trainkit_{row.name}")),
+        ("hyperparameters.json", row.hyperparameter, hyperparameters.get(row.hyperparameter or "")),
+    ]
+    return [(source, key, text) for source, key, text in candidates if key and text is not None]
+
+
+def _did_you_mean(name: str, *, prefix: str) -> str:
+    names = [row.variable if prefix.isupper() else f"{prefix}{row.name}" for row in TABLE]
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.8)  # the prefix alone is half of a match
+    return f"Did you mean {close[0]}?" if close else f"The settings are: {', '.join(names)}"

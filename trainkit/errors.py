@@ -1,0 +1,78 @@
+"""The failure tree: who is to blame, which exit code, what to do next.
+
+    TrainkitError                 70  trainkit itself
+    ├── UsageError                64  a command line that makes no sense          the caller
+    ├── ConfigError               78  config files or settings, every mistake     the job's author, or the platform
+    ├── ScriptMissing             66  the script to run is not there              the image or the job's author
+    ├── StorageError              74  a URL that cannot be read or written        storage, credentials, network
+    ├── PeerLost                  75  a host did not come, or went away           the platform (worth a retry)
+    └── IsolationUnavailable      69  local hosts cannot be made this way here    this machine
+
+A script that fails is no TrainkitError: its own exit code is passed on (see contract.outcome).
+The codes are those of sysexits.h, so that they do not collide with what scripts usually return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class TrainkitError(Exception):
+    """Something the user must hear about. The message says what happened and what to do next."""
+
+    exit_code = 70
+
+
+class UsageError(TrainkitError):
+    exit_code = 64
+
+
+class ScriptMissing(TrainkitError):
+    exit_code = 66
+
+
+class IsolationUnavailable(TrainkitError):
+    exit_code = 69
+
+
+class StorageError(TrainkitError):
+    exit_code = 74
+
+
+class PeerLost(TrainkitError):
+    exit_code = 75
+
+
+class Mistake(NamedTuple):
+    """One wrong fact: where it stands, what it is, and what to put there instead."""
+
+    file: str
+    key: str
+    value: object
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        # The first line of the failure file is one line, whatever a key holds.
+        key = self.key if self.key.isprintable() else repr(self.key)
+        where = f"{self.file}: {key}" if key else self.file
+        shown = "" if self.value is None else f" is {_shorten(self.value)}:"
+        return f"{where}{shown} {self.problem}. {self.remedy}."
+
+
+class ConfigError(TrainkitError):
+    """Everything that is wrong with the configuration, at once."""
+
+    exit_code = 78
+
+    def __init__(self, mistakes: Iterable[Mistake]) -> None:
+        self.mistakes = tuple(mistakes)
+        first, *others = map(str, self.mistakes)
+        count = f" (and {len(others)} more, below)" if others else ""
+        super().__init__("\n".join([f"{first}{count}", *others]))
+
+
+def _shorten(value: object, *, limit: int = 120) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"

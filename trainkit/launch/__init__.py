@@ -1,0 +1,1 @@
+"""From a plan to an outcome: processes, their output, their ends. Standard library only."""

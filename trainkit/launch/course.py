@@ -1,0 +1,95 @@
+"""The course of a job on one host, as a state machine without processes: what happened in, what to do out.
+
+running ──a process fails──▶ failing ──siblings end, or are killed after SIBLING_GRACE──▶ over
+   │
+   └──told to stop──▶ stopping ──all end, or are killed after the stop grace──▶ over
+
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from trainkit.contract.outcome import Outcome, RankEnd, judge
+
+SIBLING_GRACE = 10.0
+"""Seconds that the ranks beside a failed one get to end: they wait in a collective for one that will not come."""
+
+
+class Signal(NamedTuple):
+    """Send `number` to each process of `pids`; SIGKILL to all that it started, too."""
+
+    pids: tuple[int, ...]
+    number: int
+
+
+@dataclass(slots=True)
+class Course:
+    """Feed it what happened, with the monotonic time; carry out the signals it returns; look at `deadline`."""
+
+    host: str
+    stop_grace: float
+    running: set[int] = field(default_factory=set)
+    ends: list[RankEnd] = field(default_factory=list)
+    stop_signal: int | None = None
+    deadline: float | None = None
+    overdue: bool = False
+
+    @property
+    def over(self) -> bool:
+        return not self.running
+
+    @property
+    def asked_to_end(self) -> bool:
+        """Whether the processes still running were told to end: what they do from now on is no cause."""
+        return self.stop_signal is not None or self.deadline is not None
+
+    def started(self, pid: int) -> list[Signal]:
+        self.running.add(pid)
+        # Told to stop between two starts: the later one must hear of it too.
+        return [Signal((pid,), self.stop_signal)] if self.stop_signal else []
+
+    def ended(self, pid: int, ends: Iterable[RankEnd], *, now: float) -> list[Signal]:
+        """A process is gone, and with it the ranks of `ends`."""
+        self.running.discard(pid)
+        ends = list(ends)
+        self.ends += ends
+        if any(end.status != 0 for end in ends) and not self.asked_to_end and self.running:
+            self.deadline = now + SIBLING_GRACE
+            return [Signal(tuple(self.running), signal.SIGTERM)]
+        return []
+
+    def told_to_stop(self, number: int, *, now: float) -> list[Signal]:
+        """SIGTERM or SIGINT from outside. The second one hurries."""
+        if self.stop_signal is not None:
+            return self._kill()
+        self.stop_signal = number
+        self.deadline = min(self.deadline or float("inf"), now + self.stop_grace)
+        return [Signal(tuple(self.running), number)] if self.running else []
+
+    def tick(self, *, now: float) -> list[Signal]:
+        """Time has passed."""
+        if self.deadline is None or now < self.deadline or not self.running:
+            return []
+        self.overdue = True
+        return self._kill()
+
+    def outcome(self, *, stopped_code: int) -> Outcome:
+        """The end of it all. `stopped_code` is the exit code of a job that stopped as it was told to."""
+        verdict = judge(self.ends, stop_signal=self.stop_signal)
+        if self.stop_signal is None or verdict.exit_code or verdict.failure:
+            return verdict
+        if self.overdue:
+            killed = ", ".join(str(end.rank) for end in self.ends if end.status == -signal.SIGKILL)
+            name = signal.Signals(self.stop_signal).name
+            text = f"did not stop within {self.stop_grace:g} s of {name}: killed rank {killed} on {self.host}"
+            advice = "Check job.should_stop() at every step, or handle the signal; TRAINKIT_STOP_GRACE sets the time."
+            return Outcome(128 + signal.SIGKILL, f"{text}\n{advice}")
+        return Outcome(stopped_code)
+
+    def _kill(self) -> list[Signal]:
+        self.deadline = None
+        return [Signal(tuple(self.running), signal.SIGKILL)] if self.running else []

@@ -1,0 +1,76 @@
+"""What every engine is given, and what is asked of it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from trainkit.contract.outcome import RankEnd
+from trainkit.errors import ScriptMissing, TrainkitError
+from trainkit.launch.loop import Loop
+from trainkit.launch.processes import Ended, spawn
+from trainkit.launch.relay import Relay
+from trainkit.plan.launch import LaunchPlan
+
+
+class Started(NamedTuple):
+    """A process, and the ranks whose end its end is."""
+
+    pid: int
+    ranks: tuple[int, ...]
+
+
+class Setting(NamedTuple):
+    """What every engine works with. Without a relay, the one rank keeps the terminal."""
+
+    environ: Mapping[str, str]
+    run_dir: Path
+    relay: Relay | None
+    loop: Loop
+    say: Callable[[str], None]
+
+
+class Engine(Protocol):
+    """A way to start the ranks of one host."""
+
+    def prepare(self, plan: LaunchPlan, on_ready: Callable[[], None]) -> None:
+        """Begin what takes long, before the other hosts are known; call back once it is done."""
+
+    def meeting_point(self, plan: LaunchPlan) -> tuple[int, bool]:
+        """On the first host: the port where ranks meet, and whether something other than rank 0 hosts the store."""
+
+    def start(self, plan: LaunchPlan) -> Iterator[Started]:
+        """Start this host's ranks, one process after the other."""
+
+    def ends(self, plan: LaunchPlan, started: Started, ended: Ended) -> list[RankEnd]:
+        """What became of the ranks of a process that has ended."""
+
+    def close(self) -> None:
+        """End what was started beside the ranks."""
+
+
+def free_port(preferred: int) -> int:
+    """`preferred` if nobody listens there, else one that the kernel picks."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise TrainkitError("no TCP port is free on this host")
+
+
+def execute(command: tuple[str, ...], environ: Mapping[str, str], plan: LaunchPlan, output: int | None) -> int:
+    """Start `command` in the script's folder. Raises ScriptMissing where that cannot be done."""
+    try:
+        return spawn(command, environ=environ, cwd=plan.script.folder, output=output)
+    except OSError as error:
+        raise ScriptMissing(
+            f"cannot start {plan.script.path}: {error.strerror} ({error.filename})\n"
+            f"A script that is not Python must be executable (chmod +x) and begin with a #! line that names a program "
+            f"of this image."
+        ) from None

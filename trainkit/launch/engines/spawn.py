@@ -1,0 +1,58 @@
+"""The plain engine: one `python train.py`, or one command, per rank."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+
+from trainkit.contract.outcome import RankEnd, read_record
+from trainkit.launch.engines.base import Setting, Started, execute, free_port
+from trainkit.launch.processes import Ended
+from trainkit.plan.launch import LaunchPlan
+
+
+class Spawn:
+    """One plain process per rank."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+
+    def prepare(self, plan: LaunchPlan, on_ready: Callable[[], None]) -> None:
+        on_ready()
+
+    def meeting_point(self, plan: LaunchPlan) -> tuple[int, bool]:
+        return free_port(plan.meeting.port), False
+
+    def start(self, plan: LaunchPlan) -> Iterator[Started]:
+        for rank in plan.ranks:
+            yield Started(self._start_rank(plan, rank), (rank,))
+
+    def ends(self, plan: LaunchPlan, started: Started, ended: Ended) -> list[RankEnd]:
+        (rank,) = started.ranks
+        return [
+            RankEnd(
+                rank=rank,
+                host=plan.host,
+                status=ended.status,
+                time=time.time(),
+                record=read_record(self._setting.run_dir / f"{rank}.error.json") if ended.status > 0 else None,
+                tail=self._setting.relay.tail(str(rank)) if self._setting.relay else (),
+            )
+        ]
+
+    def close(self) -> None:
+        pass
+
+    def _start_rank(self, plan: LaunchPlan, rank: int) -> int:
+        relay = self._setting.relay
+        output = relay.pipe(str(rank)) if relay else None
+        try:
+            return execute(plan.command, self._rank_environ(plan, rank), plan, output)
+        finally:
+            if output is not None:
+                os.close(output)
+
+    def _rank_environ(self, plan: LaunchPlan, rank: int) -> dict[str, str]:
+        rank_environment = plan.rank_environment(rank, run_dir=self._setting.run_dir)
+        return {**self._setting.environ, **plan.environment, **rank_environment}

@@ -1,0 +1,117 @@
+"""The ranks' output on the way to our own stdout: whole lines, each with the rank it came from.
+
+Bytes pass as they are, valid UTF-8 or not. A rank's stdout and stderr share one pipe, so nothing is reordered within
+it. Progress bars rewrite their line with carriage returns; a log cannot, so of those states one every few seconds is
+shown, and always the last.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Callable
+
+_LONGEST = 64 * 1024  # bytes of a line; a longer one is shown in pieces
+_BAR_PAUSE = 5.0  # seconds between two states of a progress bar
+
+
+class Lines:
+    """Cuts one rank's output into lines. `feed` and `close` return what is to be written now."""
+
+    def __init__(self, prefix: str, *, clock: Callable[[], float] = time.monotonic, keep: int = 20) -> None:
+        self._prefix = prefix.encode()
+        self._clock = clock
+        self._rest = b""
+        self._bar: bytes | None = None
+        self._bar_shown = -_BAR_PAUSE
+        self._tail: deque[bytes] = deque(maxlen=keep)
+
+    @property
+    def tail(self) -> tuple[str, ...]:
+        """The last lines, as text, for the failure file."""
+        return tuple(line.decode("utf-8", "replace").rstrip() for line in self._tail if line.strip())
+
+    def feed(self, data: bytes) -> bytes:
+        data = self._rest + data
+        out: list[bytes] = []
+        start = 0
+        while (end := _line_end(data, start)) is not None:
+            stop, after, is_line = end
+            if is_line:
+                self._line(data[start:stop], out)
+            elif stop > start:
+                self._bar_state(data[start:stop], out)
+            start = after
+        self._rest = data[start:]
+        while len(self._rest) > _LONGEST:
+            self._line(self._rest[:_LONGEST], out)
+            self._rest = self._rest[_LONGEST:]
+        return b"".join(out)
+
+    def close(self) -> bytes:
+        """What is left when the rank's output ends, with the newline it lacked."""
+        out: list[bytes] = []
+        rest = self._rest.removesuffix(b"\r")
+        self._rest = b""
+        if rest:
+            self._bar = None
+            self._line(rest, out)
+        elif self._bar is not None:
+            self._line(self._bar, out)
+        return b"".join(out)
+
+    def _line(self, line: bytes, out: list[bytes]) -> None:
+        bar, self._bar = self._bar, None
+        if not line and bar is not None:
+            line = bar  # the newline that ends a finished bar
+        elif bar is not None:
+            self._emit(bar, out)
+        self._emit(line, out)
+
+    def _bar_state(self, state: bytes, out: list[bytes]) -> None:
+        self._bar = state
+        now = self._clock()
+        if now - self._bar_shown >= _BAR_PAUSE:
+            self._bar_shown = now
+            self._bar = None
+            self._emit(state, out)
+
+    def _emit(self, line: bytes, out: list[bytes]) -> None:
+        self._tail.append(line)
+        out.append(self._prefix + line + b"\n")
+
+
+def _line_end(data: bytes, start: int) -> tuple[int, int, bool] | None:
+    """Where the line from `start` ends, where the next begins, and whether it was a line or a bar's state."""
+    newline = data.find(b"\n", start)
+    bar = data.find(b"\r", start, newline if newline >= 0 else len(data))
+    if bar >= 0:
+        if bar + 1 == newline:
+            return bar, newline + 1, True
+        # At the very end of the data a \n may still follow: wait for it.
+        return (bar, bar + 1, False) if bar + 1 < len(data) else None
+    return (newline, newline + 1, True) if newline >= 0 else None
+
+
+class Console:
+    """Our stdout. It may be slow (then we wait) or gone (then the job goes on without it)."""
+
+    def __init__(self, descriptor: int = 1) -> None:
+        self._descriptor = descriptor
+        self._gone = False
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view and not self._gone:
+            try:
+                view = view[os.write(self._descriptor, view) :]
+            except BlockingIOError:
+                select.select([], [self._descriptor], [])
+            except OSError:
+                self._gone = True
+
+    def say(self, speaker: str, text: str) -> None:
+        """A message of our own, each of its lines under the host's prefix."""
+        self.write("".join(f"[{speaker}] {line}\n" for line in text.splitlines()).encode("utf-8", "replace"))

@@ -1,0 +1,141 @@
+"""Inside a rank: run the user's script as `python script.py` would, and leave a record of how it failed.
+
+    python -m trainkit.launch.rank SCRIPT ARGUMENT...
+
+What differs from plain Python is only the record (see contract.outcome), written before the exception goes on its
+way, so that exit code, traceback, excepthooks and atexit are the script's own. Imports are few: every rank pays them.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import types
+from collections.abc import Sequence
+
+_RUN_DIR = "TRAINKIT_RUN_DIR"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    script, *arguments = sys.argv[1:] if argv is None else argv
+    _join_pipe()
+    run(script, arguments)
+
+
+def run(script: str, arguments: Sequence[str]) -> None:
+    """Execute `script` as `__main__`. Raises what it raises, SystemExit included."""
+    if not faulthandler.is_enabled():
+        faulthandler.enable()  # a crash in native code shows the Python frames
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a killed rank keeps its last lines
+    sys.argv = [script, *arguments]
+    if not sys.flags.safe_path:
+        sys.path[0] = _home(script)
+    module = types.ModuleType("__main__")
+    module.__file__ = script
+    # Pickle and multiprocessing find the script's classes and file here.
+    sys.modules["__main__"] = module
+    try:
+        with open(script, "rb") as source:  # noqa: PTH123
+            code = compile(source.read(), script, "exec")
+        exec(code, module.__dict__)
+    except SystemExit as error:
+        if error.code not in (None, 0):
+            _record(error)
+        raise
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 (the script may raise anything; it is recorded, shown, and ends us)
+        error.__traceback__ = _from_script(error)
+        _record(error)
+        sys.stdout.flush()
+        sys.excepthook(type(error), error, error.__traceback__)
+        sys.exit(1)
+
+
+def _home(script: str) -> str:
+    return os.path.dirname(script)  # noqa: PTH120 (pathlib is an import that a plain script may not need)
+
+
+def _from_script(error: BaseException) -> types.TracebackType | None:
+    """The traceback as Python would show it: from the script's first frame on."""
+    trace = error.__traceback__
+    while trace and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return trace
+
+
+def _record(error: BaseException) -> None:
+    """Write the record where the supervisor looks for it, and where torchrun does, if that is elsewhere."""
+    import json
+    import time
+    import traceback
+
+    cause, frame = _cause(error), _own_frame(error, home=_home(sys.argv[0]))
+    record = {
+        "message": {
+            "message": cause,
+            "extraInfo": {
+                "py_callstack": "".join(traceback.format_exception(error)),
+                "timestamp": str(int(time.time())),
+            },
+        },
+        "trainkit": {"cause": cause, "frame": frame, "time": time.time(), "exit_code": _exit_code(error)},
+    }
+    places = {os.environ.get("TORCHELASTIC_ERROR_FILE")}
+    if run_dir := os.environ.get(_RUN_DIR):
+        places.add(f"{run_dir}/{os.environ.get('RANK', '0')}.error.json")
+    for place in filter(None, places):
+        try:
+            with open(f"{place}.part", "w", encoding="utf-8", errors="replace") as out:  # noqa: PTH123
+                json.dump(record, out)
+            os.replace(f"{place}.part", place)  # noqa: PTH105
+        except OSError as reason:
+            print(f"trainkit: cannot write {place}: {reason}", file=sys.stderr)
+
+
+def _cause(error: BaseException) -> str:
+    """`Type: message`, as a traceback's last line has it."""
+    if isinstance(error, SystemExit):
+        return str(error.code) if isinstance(error.code, str) else f"exit code {_exit_code(error)}"
+    kind = type(error)
+    module = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{module}{kind.__qualname__}" + (f": {text}" if text else "")
+
+
+def _exit_code(error: BaseException) -> int:
+    code = error.code if isinstance(error, SystemExit) else 1
+    return code & 0xFF if isinstance(code, int) else 1
+
+
+def _own_frame(error: BaseException, *, home: str) -> str:
+    """`train.py:88 in loss_fn`: the deepest frame in the script's own folder, or "" where there is none."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{os.path.relpath(error.filename, home)}:{error.lineno}"
+    own = ""
+    trace = error.__traceback__
+    while trace:
+        code = trace.tb_frame.f_code
+        if code.co_filename.startswith(f"{home}/") and "site-packages" not in code.co_filename:
+            own = f"{os.path.relpath(code.co_filename, home)}:{trace.tb_lineno} in {code.co_name}"
+        trace = trace.tb_next
+    return own
+
+
+def _join_pipe() -> None:
+    """Under torchrun the agent starts us: take our output to the pipe that the supervisor made for this rank."""
+    pipe = f"{os.environ.get(_RUN_DIR, '')}/{os.environ.get('RANK', '')}.out"
+    try:
+        output = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return  # no such pipe, or nobody reads it: stay on what we were given
+    os.set_blocking(output, True)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The first process of a local host: lay `/opt/ml` and the hosts file over the machine's, then become `train`.
+
+    unshare … python -m trainkit.local.inside '{"host": "algo-1", "root": …, "hosts_file": …, "network": null}'
+
+It is alone in its mount, hostname and PID namespace, and root in its own user namespace where the caller is not root.
+Mounts are made by the kernel's own call: the `mount` command reads tables that a namespace may not have.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+_MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def main() -> None:
+    spec = json.loads(sys.argv[1])
+    socket.sethostname(spec["host"])
+    _mount("none", "/", flags=_MS_REC | _MS_PRIVATE)
+    _lay_opt_ml(Path(spec["root"]))
+    if Path("/etc/hosts").exists():
+        _mount(spec["hosts_file"], "/etc/hosts", flags=_MS_BIND)
+    if spec["network"]:
+        _bring_up(spec["network"])
+    os.chdir("/")
+    os.execv(sys.executable, [sys.executable, "-m", "trainkit.cli.train"])
+
+
+def _lay_opt_ml(root: Path) -> None:
+    """Show `root` at /opt/ml. Where /opt has no such folder, on a new /opt that holds all the old one does."""
+    if not Path("/opt/ml").is_dir():
+        children = {child.name: os.open(child, os.O_PATH) for child in Path("/opt").iterdir()}
+        held = os.open(root, os.O_PATH)  # it may lie below /opt itself
+        _mount("tmpfs", "/opt", kind="tmpfs")
+        for name, descriptor in children.items():
+            _lay(descriptor, Path("/opt", name))
+        Path("/opt/ml").mkdir()
+        _lay(held, Path("/opt/ml"))
+    else:
+        _mount(str(root), "/opt/ml", flags=_MS_BIND | _MS_REC)
+
+
+def _lay(descriptor: int, target: Path) -> None:
+    original = Path(f"/proc/self/fd/{descriptor}")
+    if original.is_dir():
+        target.mkdir(exist_ok=True)
+    else:
+        target.touch()
+    _mount(str(original), str(target), flags=_MS_BIND | _MS_REC)
+    os.close(descriptor)
+
+
+def _mount(source: str, target: str, *, kind: str = "none", flags: int = 0) -> None:
+    if _libc.mount(source.encode(), target.encode(), kind.encode(), flags, None):
+        number = ctypes.get_errno()
+        raise OSError(number, f"{os.strerror(number)}: mount {source}", target)
+
+
+def _bring_up(network: dict[str, str]) -> None:
+    """Wait for the wire that the machine's side plugs in, and give it its address."""
+    deadline = time.monotonic() + 20
+    while network["interface"] not in {name for _, name in socket.if_nameindex()}:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no {network['interface']} came")
+        time.sleep(0.005)  # the kernel tells of new links over netlink only, which Python does not speak
+    for command in (
+        ("link", "set", "lo", "up"),
+        ("addr", "add", f"{network['address']}/16", "dev", network["interface"]),
+        ("link", "set", network["interface"], "up"),
+    ):
+        subprocess.run(["ip", *command], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The job's status, shaped like the answer to DescribeTrainingJob."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainkit.local.request import Request
+
+REASON_LIMIT = 1024
+_MESSAGES = {
+    "Starting": "Preparing the hosts for training",
+    "Downloading": "Downloading input data",
+    "Training": "Training image download completed. Training in progress.",
+    "Stopping": "Stopping the training job",
+    "Uploading": "Uploading generated training model",
+    "Completed": "Training job completed",
+    "Failed": "Training job failed",
+    "Stopped": "Training job stopped",
+    "MaxRuntimeExceeded": "Training job runtime exceeded MaxRuntimeInSeconds provided",
+}
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+@dataclass(slots=True)
+class Status:
+    """Where the job stands, and every step it took there."""
+
+    request: Request
+    created: datetime.datetime = field(default_factory=_now)
+    transitions: list[dict[str, Any]] = field(default_factory=list)
+
+    def enter(self, secondary: str) -> None:
+        """The next step of the service's life cycle."""
+        now = _now()
+        if self.transitions:
+            self.transitions[-1]["EndTime"] = now.isoformat()
+        self.transitions.append(
+            {"Status": secondary, "StartTime": now.isoformat(), "StatusMessage": _MESSAGES[secondary]}
+        )
+
+    @property
+    def secondary(self) -> str:
+        return str(self.transitions[-1]["Status"]) if self.transitions else "Starting"
+
+    @property
+    def primary(self) -> str:
+        ended = {"Completed": "Completed", "Failed": "Failed", "Stopped": "Stopped", "MaxRuntimeExceeded": "Stopped"}
+        return ended.get(self.secondary, "Stopping" if self.secondary == "Stopping" else "InProgress")
+
+    def document(self, *, model: Path | None, reason: str | None, metrics: Mapping[str, float]) -> dict[str, Any]:
+        """The answer as the API would give it, times in ISO 8601."""
+        request = self.request
+        began = next((t["StartTime"] for t in self.transitions if t["Status"] == "Training"), None)
+        described: dict[str, Any] = {
+            "TrainingJobName": request["TrainingJobName"],
+            "TrainingJobArn": arn(request),
+            "TrainingJobStatus": self.primary,
+            "SecondaryStatus": self.secondary,
+            **{key: value for key, value in request.items() if key not in ("TrainingJobName", "Environment")},
+            "Environment": dict(request.get("Environment", {})),
+            "CreationTime": self.created.isoformat(),
+            "LastModifiedTime": _now().isoformat(),
+            "SecondaryStatusTransitions": self.transitions,
+            "FinalMetricDataList": [{"MetricName": name, "Value": value} for name, value in metrics.items()],
+        }
+        if began:
+            end = self.transitions[-1]["StartTime"]
+            seconds = datetime.datetime.fromisoformat(end) - datetime.datetime.fromisoformat(began)
+            described |= {"TrainingStartTime": began, "TrainingEndTime": end}
+            described["TrainingTimeInSeconds"] = described["BillableTimeInSeconds"] = round(seconds.total_seconds())
+        if model:
+            described["ModelArtifacts"] = {"S3ModelArtifacts": model.absolute().as_uri()}
+        if reason:
+            described["FailureReason"] = reason
+        return described
+
+
+def arn(request: Request) -> str:
+    return f"arn:aws:sagemaker:local:000000000000:training-job/{request['TrainingJobName']}"
+
+
+def failure_reason(text: str | None, exit_code: int) -> str:
+    """What the service makes of a failure file: at most 1,024 characters with its own words."""
+    suffix = f", exit code: {exit_code}"
+    head = f"AlgorithmError: {text}" if text else "AlgorithmError: "
+    return head[: REASON_LIMIT - len(suffix)] + suffix

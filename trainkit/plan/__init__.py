@@ -1,0 +1,1 @@
+"""From facts to a plan that can be printed, compared and handed over. Nothing here starts anything."""

@@ -1,0 +1,187 @@
+"""The launch plan of one host: every decision, made from facts, before anything is started."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainkit.contract.environ import Resources, arguments, variables
+from trainkit.contract.job import Job
+from trainkit.contract.settings import strange
+from trainkit.plan import network
+from trainkit.plan.machine import Machine
+from trainkit.plan.network import Default
+from trainkit.plan.script import Script
+from trainkit.plan.world import World
+
+RUN_DIR = "TRAINKIT_RUN_DIR"
+"""Tells a rank where its error record goes, and under torchrun where its output goes."""
+
+_PRELOAD = ("torch", "torch._dynamo", "numpy")
+_PRELOAD_IF_IMPORTED = ("accelerate", "safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """What hosts learn from each other before they start: who runs how many ranks, and where ranks meet."""
+
+    world: World
+    port: int
+    agent_store: bool
+    """Whether a process of the harness hosts the store, rather than rank 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchPlan:
+    """What one host will run. `environment` is what every rank gets beyond what `train` itself was given."""
+
+    job: Job
+    script: Script
+    meeting: Meeting
+    engine: str
+    engine_reason: str
+    preload: tuple[str, ...]
+    args: tuple[str, ...]
+    environment: Mapping[str, str]
+    defaults: tuple[Default, ...]
+    keeps_terminal: bool
+    warnings: tuple[str, ...]
+
+    @property
+    def host(self) -> str:
+        return self.job.cluster.current_host
+
+    @property
+    def world(self) -> World:
+        return self.meeting.world
+
+    @property
+    def ranks(self) -> range:
+        return self.world.ranks(self.host)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this host is the first: it hosts the link and the rendezvous."""
+        return self.host == self.world.first
+
+    @property
+    def master(self) -> str:
+        return self.job.address(self.world.first) if len(self.world.hosts) > 1 else "127.0.0.1"
+
+    @property
+    def link_port(self) -> int:
+        return self.job.settings.port
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """A rank's argv. Python scripts run under our bootstrap, which records how they end."""
+        path = str(self.script.path)
+        if self.script.is_python:
+            return (sys.executable, "-m", "trainkit.launch.rank", path, *self.args)
+        # S3 keeps no file modes, so a shell script that came by channel is not executable.
+        shell = ("bash",) if self.script.path.suffix == ".sh" and not self.script.executable else ()
+        return (*shell, path, *self.args)
+
+    def rank_environment(self, rank: int, *, run_dir: Path, generation: int = 0) -> dict[str, str]:
+        """What torchrun would give this rank, and where it leaves its record."""
+        world = self.world
+        return {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(self.ranks.index(rank)),
+            "WORLD_SIZE": str(world.size),
+            "LOCAL_WORLD_SIZE": str(len(self.ranks)),
+            "GROUP_RANK": str(world.hosts.index(self.host)),
+            "GROUP_WORLD_SIZE": str(len(world.hosts)),
+            "ROLE_NAME": "default",
+            "ROLE_RANK": str(rank),
+            "ROLE_WORLD_SIZE": str(world.size),
+            "MASTER_ADDR": self.master,
+            "MASTER_PORT": str(self.meeting.port),
+            "TORCHELASTIC_RUN_ID": self.job.name,
+            "TORCHELASTIC_RESTART_COUNT": str(generation),
+            "TORCHELASTIC_MAX_RESTARTS": "0",
+            "TORCHELASTIC_USE_AGENT_STORE": str(self.meeting.agent_store),
+            "TORCHELASTIC_ERROR_FILE": str(run_dir / f"{rank}.error.json"),
+            RUN_DIR: str(run_dir),
+        }
+
+
+def procs(job: Job, machine: Machine) -> int:
+    """Ranks of this host: asked for, else one per GPU, else one."""
+    return job.settings.procs or machine.gpus or 1
+
+
+def expected(job: Job, machine: Machine) -> Meeting:
+    """The meeting as it will be if every host is like this one and the preferred port is free."""
+    return Meeting(World.even(job.hosts, procs(job, machine)), job.settings.port + 1, agent_store=False)
+
+
+def make(
+    job: Job,
+    *,
+    machine: Machine,
+    script: Script,
+    environ: Mapping[str, str],
+    meeting: Meeting | None = None,
+    at_terminal: bool = False,
+) -> LaunchPlan:
+    """Decide everything; touch nothing. Without a `meeting`, the one to expect.
+
+    `at_terminal` says that a person sits in front of `train`; one rank alone then keeps the terminal.
+    """
+    meeting = meeting or expected(job, machine)
+    here = len(meeting.world.ranks(job.cluster.current_host))
+    keeps_terminal = at_terminal and meeting.world.size == 1
+    engine, reason, preload = _engine(job, script, keeps_terminal=keeps_terminal)
+    network_defaults, network_warnings = network.defaults(
+        machine, interface=job.cluster.interface, hosts=len(meeting.world.hosts), environ=environ
+    )
+    defaults = [*network_defaults]
+    if here > 1 and "OMP_NUM_THREADS" not in environ:
+        reason_omp = f"{here} ranks share {machine.cpus} CPUs; torchrun's default: raise it if CPUs idle"
+        defaults.append(Default("OMP_NUM_THREADS", "1", reason_omp))
+    if not script.is_python and "PYTHONUNBUFFERED" not in environ:
+        defaults.append(Default("PYTHONUNBUFFERED", "1", "what the script starts in Python shows its lines at once"))
+    resources = Resources(cpus=machine.cpus, gpus=machine.gpus)
+    contract, name_warnings = variables(job, resources=resources, master=meeting.world.first, port=meeting.port)
+    return LaunchPlan(
+        job=job,
+        script=script,
+        meeting=meeting,
+        engine=engine,
+        engine_reason=reason,
+        preload=preload,
+        args=arguments(job),
+        environment={**contract, **{default.name: default.value for default in defaults}},
+        defaults=tuple(defaults),
+        keeps_terminal=keeps_terminal,
+        warnings=(*strange(environ), *name_warnings, *network_warnings, *_gpu_warnings(machine, here)),
+    )
+
+
+def _engine(job: Job, script: Script, *, keeps_terminal: bool) -> tuple[str, str, tuple[str, ...]]:
+    asked = job.settings.engine
+    if not script.is_python:
+        return "spawn", f"{script.path.name} is no Python script", ()
+    if keeps_terminal:
+        return "spawn", "one rank alone keeps the terminal: breakpoint() works", ()
+    if asked != "fork":
+        return asked, "asked for", ()
+    preload = job.settings.preload
+    if script.uses_torch:
+        preload = (*_PRELOAD, *(name for name in _PRELOAD_IF_IMPORTED if name in script.imports), *preload)
+    if not preload:
+        return "spawn", "the script imports no torch, so there is nothing worth importing once for all ranks", ()
+    return "fork", f"{', '.join(dict.fromkeys(preload))} are imported once, then every rank is a fork", preload
+
+
+def _gpu_warnings(machine: Machine, procs: int) -> tuple[str, ...]:
+    if machine.gpus and procs > machine.gpus:
+        return (
+            f"{procs} ranks share {machine.gpus} GPUs: NCCL refuses two ranks on one GPU; use --procs {machine.gpus}",
+        )
+    if machine.gpus > procs:
+        return (f"{procs} of {machine.gpus} GPUs will be used: leave --procs out to use all of them",)
+    return ()
