@@ -58,7 +58,7 @@ class Mistake(NamedTuple):
         key = self.key if self.key.isprintable() else repr(self.key)
         where = f"{self.file}: {key}" if key else self.file
         shown = "" if self.value is None else f" is {_shorten(self.value)}:"
-        return f"{where}{shown} {self.problem}. {self.remedy}."
+        return f"{where}{shown} {self.problem}. {self.remedy.rstrip('.?')}{'?' if self.remedy.endswith('?') else '.'}"
 
 
 class ConfigError(TrainkitError):

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     )
     console = Console()
     began = time.monotonic()
-    console.say("local", f"{request['TrainingJobName']}: {shorthand.hosts} hosts, output in {_near(output)}")
+    console.say("local", f"{request['TrainingJobName']}: {_hosts(shorthand.hosts)}, output in {_near(output)}")
     result = service.run(request, options, console)
     console.say("local", _summary(request, result, output=output, took=time.monotonic() - began))
     return result.exit_code
@@ -63,13 +63,17 @@ def _seconds(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is no time: write 90, 20s, 1.5m or 2h") from None
 
 
+def _hosts(count: int) -> str:
+    return "1 host" if count == 1 else f"{count} hosts"
+
+
 def _summary(request: Request, result: Result, *, output: Path, took: float) -> str:
     """How it ended, where things are, and how good the model is."""
     described = result.description
     lines = [f"{described['SecondaryStatus']} after {took:.1f} s, exit code {result.exit_code}"]
     if "FailureReason" in described:
-        lines += [f"  cause    {described['FailureReason'].splitlines()[0].removeprefix('AlgorithmError: ')}"]
-        lines += [f"           {line}" for line in described["FailureReason"].splitlines()[1:2] if line]
+        cause, *more = (result.failure or "the script wrote nothing about it").split("\n\n", 1)[0].splitlines()
+        lines += [f"  cause    {cause}", *(f"           {line}" for line in more)]
         lines += [f"  failure  {_near(output / 'failure')}", f"  logs     {_near(output / 'logs')}"]
     if result.model:
         lines.append(f"  model    {_near(result.model)} ({_size(_bytes(result.model))})")

@@ -180,6 +180,8 @@ def _fit(head: Iterable[str], evidence: Iterable[str]) -> str:
 
 def _frames(trace: str) -> list[str]:
     """The last frames of a traceback, without the message that stands above already."""
+    if "\nSystemExit: " in trace:
+        return []  # the script chose to end there; the frame above says where
     frames = [line for line in trace.splitlines() if line.startswith("  ")]
     return ["Traceback (most recent call last):", *frames[-12:]] if frames else []
 

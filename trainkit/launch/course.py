@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from trainkit.contract.outcome import Outcome, RankEnd, judge
@@ -36,16 +36,13 @@ class Course:
     ends: list[RankEnd] = field(default_factory=list)
     stop_signal: int | None = None
     deadline: float | None = None
+    asked_at: float = float("inf")  # seconds since the epoch, as RankEnd has it
     overdue: bool = False
+    hurried: bool = False
 
     @property
     def over(self) -> bool:
         return not self.running
-
-    @property
-    def asked_to_end(self) -> bool:
-        """Whether the processes still running were told to end: what they do from now on is no cause."""
-        return self.stop_signal is not None or self.deadline is not None
 
     def started(self, pid: int) -> list[Signal]:
         self.running.add(pid)
@@ -55,18 +52,23 @@ class Course:
     def ended(self, pid: int, ends: Iterable[RankEnd], *, now: float) -> list[Signal]:
         """A process is gone, and with it the ranks of `ends`."""
         self.running.discard(pid)
-        ends = list(ends)
+        asked = self.asked_at < float("inf")
+        # What a rank does after it was told to end is no cause; but it may have failed before, and died slowly.
+        ends = [replace(end, stopped=end.failed_at >= self.asked_at) for end in ends]
         self.ends += ends
-        if any(end.status != 0 for end in ends) and not self.asked_to_end and self.running:
+        if any(end.status != 0 for end in ends) and not asked and self.running:
+            self.asked_at = max(end.time for end in ends)
             self.deadline = now + SIBLING_GRACE
             return [Signal(tuple(self.running), signal.SIGTERM)]
         return []
 
-    def told_to_stop(self, number: int, *, now: float) -> list[Signal]:
-        """SIGTERM or SIGINT from outside. The second one hurries."""
+    def told_to_stop(self, number: int, *, now: float, at: float) -> list[Signal]:
+        """SIGTERM or SIGINT from outside, `at` seconds since the epoch. The second one hurries."""
         if self.stop_signal is not None:
+            self.hurried = bool(self.running)
             return self._kill()
         self.stop_signal = number
+        self.asked_at = min(self.asked_at, at)
         self.deadline = min(self.deadline or float("inf"), now + self.stop_grace)
         return [Signal(tuple(self.running), number)] if self.running else []
 
@@ -82,10 +84,11 @@ class Course:
         verdict = judge(self.ends, stop_signal=self.stop_signal)
         if self.stop_signal is None or verdict.exit_code or verdict.failure:
             return verdict
-        if self.overdue:
+        if self.overdue or self.hurried:
             killed = ", ".join(str(end.rank) for end in self.ends if end.status == -signal.SIGKILL)
             name = signal.Signals(self.stop_signal).name
-            text = f"did not stop within {self.stop_grace:g} s of {name}: killed rank {killed} on {self.host}"
+            when = "before a second signal" if self.hurried else f"within {self.stop_grace:g} s"
+            text = f"did not stop {when} after {name}: killed rank {killed} on {self.host}"
             advice = "Check job.should_stop() at every step, or handle the signal; TRAINKIT_STOP_GRACE sets the time."
             return Outcome(128 + signal.SIGKILL, f"{text}\n{advice}")
         return Outcome(stopped_code)

@@ -41,6 +41,7 @@ def run(script: str, arguments: Sequence[str]) -> None:
             code = compile(source.read(), script, "exec")
         exec(code, module.__dict__)
     except SystemExit as error:
+        error.__traceback__ = _from_script(error)
         if error.code not in (None, 0):
             _record(error)
         raise

@@ -40,7 +40,7 @@ def run(job: Job, *, machine: Machine, script: Script, environ: Mapping[str, str
     at_terminal = os.isatty(0) and os.isatty(1)
     plan = launch.make(job, machine=machine, script=script, environ=environ, at_terminal=at_terminal)
     become_reaper()
-    run_dir = Path(tempfile.mkdtemp(prefix=f"trainkit-{job.name}-"))
+    run_dir = Path(tempfile.mkdtemp(prefix="trainkit-", dir=environ.get(launch.RUN_DIR)))
     try:
         outcome = _Supervisor(plan, machine=machine, environ=environ, console=console, run_dir=run_dir).run()
         report(outcome, speaker=plan.host, console=console)
@@ -84,12 +84,11 @@ class _Supervisor:
 
     def _announce(self) -> None:
         plan, world = self._plan, self._plan.world
-        shape = f"{world.size} rank{'s' * (world.size > 1)} on {len(world.hosts)} host{'s' * (len(world.hosts) > 1)}"
-        if not plan.keeps_terminal:
-            self._say(f"{plan.script.path.name} as {shape}, {plan.engine} engine ({plan.engine_reason})")
-        for default in plan.defaults:
-            if not plan.keeps_terminal and plan.leads:
-                self._say(f"set {default.name}={default.value}: {default.reason}")
+        if plan.leads and not plan.keeps_terminal:
+            shape = f"{_count(world.size, 'rank')} on {_count(len(world.hosts), 'host')}"
+            self._say(f"{plan.script.path.name} as {shape}, {plan.engine} engine")
+            if plan.defaults:
+                self._say("set " + " ".join(f"{default.name}={default.value}" for default in plan.defaults))
         for warning in plan.warnings:
             self._say(f"warning: {warning}")
 
@@ -171,7 +170,7 @@ class _Supervisor:
                 self._say(
                     f"{signal.Signals(number).name}: told the ranks, they have {grace:g} s; again to kill them now"
                 )
-            self._carry_out(self._course.told_to_stop(number, now=time.monotonic()))
+            self._carry_out(self._course.told_to_stop(number, now=time.monotonic(), at=time.time()))
 
     def _reap(self) -> None:
         for ended in reap():
@@ -192,6 +191,10 @@ class _Supervisor:
         self._console.say(self._plan.host, text)
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
 def _label(host: str) -> Callable[[str], str]:
     return lambda speaker: f"[{host}:{speaker}] " if speaker else f"[{host}] "
 
@@ -199,6 +202,8 @@ def _label(host: str) -> Callable[[str], str]:
 def report(outcome: Outcome, *, speaker: str, console: Console) -> None:
     """The verdict, for whoever reads the log."""
     if outcome.failure:
-        console.say(speaker, f"failed, exit code {outcome.exit_code}:\n{outcome.failure}")
+        # The traceback that may follow in the failure text stands in the log already.
+        head = outcome.failure.split("\n\n", 1)[0]
+        console.say(speaker, f"failed, exit code {outcome.exit_code}:\n{head}")
     elif outcome.exit_code:
         console.say(speaker, f"ended, exit code {outcome.exit_code}")

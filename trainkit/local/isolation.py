@@ -22,6 +22,7 @@ from typing import NamedTuple, Protocol
 from trainkit.contract.job import HOST_ADDRESSES
 from trainkit.contract.paths import BASE_DIR
 from trainkit.errors import IsolationUnavailable
+from trainkit.plan.launch import RUN_DIR
 
 KINDS = ("namespace", "network", "process")
 _TRAIN = (sys.executable, "-m", "trainkit.cli.train")
@@ -84,7 +85,7 @@ class Namespaces:
         return ("unshare", *self._privilege, *_OWN, *_inside(host, hosts_file, network=None))
 
     def environment(self, host: Host, addresses: Mapping[str, str]) -> dict[str, str]:
-        return {}
+        return {RUN_DIR: "/opt/ml/run"}
 
     def attach(self, host: Host, pid: int) -> None:
         pass
@@ -165,7 +166,7 @@ class Processes:
         return _TRAIN
 
     def environment(self, host: Host, addresses: Mapping[str, str]) -> dict[str, str]:
-        return {BASE_DIR: str(host.root), HOST_ADDRESSES: json.dumps(dict(addresses))}
+        return {BASE_DIR: str(host.root), HOST_ADDRESSES: json.dumps(dict(addresses)), RUN_DIR: str(host.root / "run")}
 
     def attach(self, host: Host, pid: int) -> None:
         pass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -42,7 +41,14 @@ def hosts(job: Request, chosen: Isolation, output: Path) -> list[Host]:
     ]
     for host in made:
         paths = Paths(host.root)
-        for folder in (paths.config, paths.channels, paths.model, paths.output_data, paths.checkpoints):
+        for folder in (
+            paths.config,
+            paths.channels,
+            paths.model,
+            paths.output_data,
+            paths.checkpoints,
+            host.root / "run",
+        ):
             folder.mkdir(parents=True)
         archive.copy_new(output / "checkpoints", into=paths.checkpoints)
     return made
@@ -91,9 +97,3 @@ def environment(job: Request, environ: Mapping[str, str]) -> dict[str, str]:
     }
     identity = {"TRAINING_JOB_NAME": job["TrainingJobName"], "TRAINING_JOB_ARN": arn(job)}
     return {**inherited, **identity, **job.get("Environment", {})}
-
-
-def remove_leftovers(job: Request) -> None:
-    """Remove what a supervisor that was killed left in the temporary folder."""
-    for leftover in Path(tempfile.gettempdir()).glob(f"trainkit-{job['TrainingJobName']}-*"):
-        shutil.rmtree(leftover, ignore_errors=True)

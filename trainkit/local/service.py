@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -54,6 +55,7 @@ class Result:
     exit_code: int
     description: Mapping[str, Any]
     model: Path | None
+    failure: str | None
     staged: Mapping[str, Amount]
 
 
@@ -83,7 +85,7 @@ class _Service:
         self._status = status
         self._screen = Screen(console, colour=options.colour)
         self._deadlines: dict[str, float] = {}
-        self._stopping = ""
+        self._stopping, self._stopped_at = "", 0.0
         self._hosts: Hosts | None = None
 
     def train(self, hosts: Sequence[Host], chosen: Isolation, output: Path) -> list[Running]:
@@ -104,7 +106,8 @@ class _Service:
                     self._pass_deadlines()
             finally:
                 self._hosts.close()
-                layout.remove_leftovers(self._job)
+                for host in hosts:  # a supervisor that was killed could not remove its scratch
+                    shutil.rmtree(host.root / "run", ignore_errors=True)
         return self._hosts.all
 
     def finish(self, running: Sequence[Running], output: Path, staged: Mapping[str, Amount]) -> Result:
@@ -124,16 +127,14 @@ class _Service:
         reason = failure_reason(text, exit_code) if exit_code else None
         description = self._status.document(model=model, reason=reason, metrics=self._screen.metrics)
         write_whole(output / layout.DESCRIPTION, json.dumps(description, indent=2) + "\n")
-        return Result(exit_code, description, model, staged)
+        return Result(exit_code, description, model, text, staged)
 
     def _verdict(self, running: Sequence[Running]) -> tuple[int, str | None]:
         """The exit code of the job, and the text of its failure."""
         failed = sorted((host for host in running if host.exit_status), key=lambda host: host.ended_at)
-        if self._stopping not in ("", "failed"):
-            self._status.enter(self._stopping)
-            return 0, None
-        if not failed:
-            self._status.enter("Completed")
+        stopped = self._stopping not in ("", "failed")
+        if not failed or (stopped and failed[0].ended_at > self._stopped_at):
+            self._status.enter(self._stopping if stopped else "Completed")
             return 0, None
         self._status.enter("Failed")
         first = failed[0]
@@ -163,7 +164,7 @@ class _Service:
         """What StopTrainingJob does: SIGTERM now, SIGKILL later."""
         if self._hosts is None or self._stopping:
             return
-        self._stopping = why
+        self._stopping, self._stopped_at = why, time.monotonic()
         self._deadlines.pop("MaxRuntimeExceeded", None)
         self._deadlines.pop("Stopped", None)
         self._deadlines["kill"] = time.monotonic() + STOP_GRACE
