@@ -39,10 +39,8 @@ class Script:
 
 
 def locate(job: Job) -> Script:
-    """The script that the job's settings name, unread. The channel `code` comes before /opt/ml/code."""
-    carried = next((channel.path for channel in job.channels if channel.name == "code"), None)
-    folder = Path(job.settings.source) if job.settings.source else carried or job.paths.code
-    return Script(path=folder / job.settings.script, folder=folder)
+    """The script that the job's settings name, unread."""
+    return Script(path=job.source / job.settings.script, folder=job.source)
 
 
 def look(script: Script) -> Script:

@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainkit.contract import outcome
+from trainkit.contract.outcome import LIMIT, Outcome, RankEnd, Record, explain, judge, read_record, scrub
+
+many = settings(max_examples=60, deadline=None, database=None)
+TRACE = "Traceback (most recent call last):\n" + "".join(
+    f'  File "/opt/ml/code/f{index}.py", line {index}, in f{index}\n    f{index + 1}()\n' for index in range(40)
+)
+
+
+def end(rank: int, status: int, time: float, **more: object) -> RankEnd:
+    return RankEnd(rank=rank, host="algo-1", status=status, time=time, **more)  # type: ignore[arg-type]
+
+
+def record(cause: str, time: float = 1.0, frame: str = "train.py:88 in loss_fn", trace: str = "") -> Record:
+    return Record(cause=cause, frame=frame, trace=trace, time=time)
+
+
+def test_a_job_whose_ranks_all_end_well_has_no_failure() -> None:
+    assert judge([end(0, 0, 1.0), end(1, 0, 2.0)]) == Outcome(0, None)
+    assert judge([end(0, 0, 1.0)]).cause == ""
+
+
+def test_the_earliest_record_is_the_cause_even_where_another_rank_was_seen_to_end_first() -> None:
+    first = end(1, 42, 9.0, record=record("ValueError: x", time=1.0))
+    others = [end(0, 1, 5.0, record=record("RuntimeError: gloo lost a peer", time=4.0)), end(2, -6, 6.0)]
+
+    judged = judge([*others, first])
+
+    assert judged.exit_code == 42
+    assert judged.cause == "ValueError: x"
+
+
+def test_ranks_that_we_stopped_are_not_blamed_for_ending_earlier_or_worse() -> None:
+    stopped = [end(0, -15, 1.0, stopped=True), end(1, -9, 1.5, stopped=True), end(2, 1, 0.5, stopped=True)]
+
+    judged = judge([*stopped, end(3, 3, 2.0)])
+
+    assert (judged.exit_code, judged.cause) == (3, "exit code 3: rank 3 on algo-1")
+
+
+def test_a_job_that_was_told_to_stop_has_stopped_with_the_code_its_script_chose() -> None:
+    ends = [end(0, 0, 1.0), end(1, -15, 1.0, stopped=True)]
+
+    assert judge(ends, stop_signal=signal.SIGTERM) == Outcome(0)
+    assert judge([*ends, end(2, 7, 1.0, stopped=True)], stop_signal=signal.SIGTERM) == Outcome(7)
+    assert judge([*ends, end(2, 7, 1.0)], stop_signal=signal.SIGTERM).cause == "exit code 7: rank 2 on algo-1"
+
+
+def test_ranks_that_were_ended_though_nobody_told_the_job_to_stop_are_no_success() -> None:
+    judged = judge([end(0, -9, 1.0, stopped=True), end(1, 0, 1.0)])
+
+    assert judged.exit_code == 137
+    assert judged.failure is not None
+
+
+def test_a_failure_says_cause_then_place_then_the_innermost_frames() -> None:
+    text = explain(end(3, 1, 2.0, record=record("KeyError: 'lr'", trace=TRACE + "KeyError: 'lr'\n")))
+
+    lines = text.splitlines()
+    assert lines[0] == "KeyError: 'lr'"
+    assert lines[1] == "rank 3 on algo-1, train.py:88 in loss_fn, exit code 1"
+    assert lines[-1] == "    f40()"
+    assert text.count("KeyError") == 1
+    assert len(text) <= LIMIT
+
+
+def test_of_a_long_output_the_end_is_kept() -> None:
+    tail = tuple(f"line {index} " + "." * 90 for index in range(50))
+
+    text = explain(end(0, 2, 1.0, tail=(*tail, "ld.so: cannot open libfoo.so")))
+
+    assert text.splitlines()[0] == "exit code 2: rank 0 on algo-1"
+    assert text.endswith("ld.so: cannot open libfoo.so")
+    assert len(text) == LIMIT
+
+
+@pytest.mark.parametrize("length", [LIMIT - 60, LIMIT - 1, LIMIT, LIMIT + 1, 50_000])
+def test_the_first_line_is_the_cause_however_long_it_is(length: int) -> None:
+    cause = ("RuntimeError: " + "shape mismatch, " * length)[:length]
+
+    text = explain(end(0, 1, 1.0, record=record(cause, trace=TRACE)))
+
+    first = text.splitlines()[0]
+    assert cause.startswith(first.removesuffix("…"))
+    assert len(first) >= min(length, LIMIT)
+    assert len(text) <= LIMIT
+
+
+def test_evidence_fills_what_the_cause_leaves_and_never_more() -> None:
+    for length in range(LIMIT - 80, LIMIT + 2):
+        text = explain(end(0, 1, 1.0, record=record("x" * length, trace=TRACE)))
+        assert LIMIT - 3 <= len(text) <= LIMIT
+
+
+@many
+@given(st.text(), st.text(), st.text(), st.lists(st.text(), max_size=60), st.integers(-64, 255))
+def test_no_failure_is_longer_than_the_service_shows(
+    cause: str, frame: str, trace: str, tail: list[str], status: int
+) -> None:
+    assert len(explain(end(0, status, 1.0, record=record(cause, frame=frame, trace=trace)))) <= LIMIT
+    assert len(explain(end(0, status, 1.0, tail=tuple(tail)))) <= LIMIT
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "advice"),
+    [
+        (signal.SIGKILL, "SIGKILL (signal 9)", "out of memory"),
+        (signal.SIGSEGV, "SIGSEGV (signal 11)", "faulthandler"),
+        (signal.SIGBUS, "SIGBUS (signal 7)", "/dev/shm"),
+        (signal.SIGABRT, "SIGABRT (signal 6)", "Native code gave up"),
+        (signal.SIGILL, "SIGILL (signal 4)", "instruction"),
+        (63, "signal 63", "last words"),
+    ],
+)
+def test_a_signal_is_named_with_what_it_usually_means(number: int, name: str, advice: str) -> None:
+    if sys.platform != "linux":
+        pytest.skip("signals have other numbers here")
+    text = explain(end(2, -number, 1.0, tail=("last words",)))
+
+    assert text.startswith(f"killed by {name}: rank 2 on algo-1, exit code {128 + number}\n")
+    assert advice in text
+    assert text.endswith("last words")
+
+
+def test_a_record_in_the_format_of_torch_elastic_is_read(tmp_path: Path) -> None:
+    theirs = {
+        "message": {"message": "ValueError: x", "extraInfo": {"py_callstack": "Traceback…", "timestamp": "17"}},
+    }
+    ours = {"trainkit": {"cause": "ValueError: ours", "frame": "train.py:3 in main", "time": 17.5}}
+    file = tmp_path / "error.json"
+
+    file.write_text(json.dumps(theirs))
+    assert read_record(file) == Record("ValueError: x", "", "Traceback…", 17.0)
+    file.write_text(json.dumps({**theirs, **ours}))
+    assert read_record(file) == Record("ValueError: ours", "train.py:3 in main", "Traceback…", 17.5)
+    file.write_text(json.dumps({"message": "in one word"}))
+    found = read_record(file)
+    assert found is not None and found.cause == "in one word"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"{}",
+        b"\xff",
+        b'{"message": 1}',
+        b'{"message": {}}',
+        b"[" * 100_000,
+        b'{"message": {"message": "x", "extraInfo": {"timestamp": "soon"}}}',
+    ],
+    ids=lambda content: repr(content[:20]),
+)
+def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "error.json").write_bytes(content)
+
+    assert read_record(tmp_path / "error.json") is None
+    assert read_record(tmp_path / "absent.json") is None
+
+
+def test_the_failure_file_is_written_whole_and_can_be_read_by_the_platform(tmp_path: Path) -> None:
+    path = tmp_path / "output/failure"
+
+    assert outcome.write_failure(path, "ValueError: é \ud800")
+    assert path.read_text(encoding="utf-8") == "ValueError: é ?"
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert [entry.name for entry in path.parent.iterdir()] == ["failure"]
+
+
+def test_a_failure_file_that_the_users_script_wrote_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "failure"
+    path.write_text("my own words")
+
+    assert not outcome.write_failure(path, "ours")
+    assert path.read_text() == "my own words"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["failure"]
+
+
+WRITER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from trainkit.contract.outcome import write_failure
+print("ready", flush=True)
+sys.stdin.readline()
+won = write_failure(Path(sys.argv[2]), sys.argv[3] * 200_000)
+print("won" if won else "lost")
+"""
+
+
+def test_of_concurrent_writers_exactly_one_wins_and_the_file_is_never_partial(tmp_path: Path) -> None:
+    path, package = tmp_path / "failure", str(Path(outcome.__file__).parents[2])
+    command = [sys.executable, "-S", "-c", WRITER, package, str(path)]
+    writers = [
+        subprocess.Popen([*command, letter], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for letter in "abcdef"
+    ]
+    try:
+        for writer in writers:
+            assert writer.stdout and writer.stdout.readline() == "ready\n"
+        for writer in writers:
+            assert writer.stdin
+            writer.stdin.write("go\n")
+            writer.stdin.flush()
+        seen = set()
+        while any(writer.poll() is None for writer in writers):
+            if path.exists():
+                seen.add(path.read_text())
+        answers = [writer.communicate(timeout=60)[0].strip() for writer in writers]
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.communicate()
+
+    assert sorted(answers) == ["lost"] * 5 + ["won"]
+    winner = "abcdef"[answers.index("won")]
+    assert seen | {path.read_text()} == {winner * 200_000}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["failure"]
+
+
+@pytest.mark.parametrize(
+    ("text", "scrubbed"),
+    [
+        ("key AKIAIOSFODNN7EXAMPLE here", "key *** here"),
+        ("pip failed: https://aws:eyJ2ZXIi@domain.d.codeartifact/x", "pip failed: https://***@domain.d.codeartifact/x"),
+        ("git+https://abcdef0123456789@github.com/a/b", "git+https://***@github.com/a/b"),
+        ("https://b.s3/k?X-Amz-Credential=A%2F1&X-Amz-Signature=ff00", "https://b.s3/k?X-Amz-Credential=***&X-Amz-Signature=***"),
+        ("Authorization: Bearer abc.def-ghi123", "Authorization: Bearer ***"),
+        ("login hf_abcdefghijklmnopqrst", "login ***"),
+        ("ghs_abcdefghijklmnopqrst and sk-proj-abc_defghijklmnop-qrs", "*** and ***"),
+        ("s3://bucket/key and user@example.com, task-force", "s3://bucket/key and user@example.com, task-force"),
+    ],
+)  # fmt: skip
+def test_credentials_are_known_by_their_shape(text: str, scrubbed: str) -> None:
+    assert scrub(text, {}) == scrubbed
+
+
+def test_credentials_are_known_by_the_name_of_their_variable() -> None:
+    environ = {
+        "AWS_SECRET_ACCESS_KEY": "/wJalrXUtnFEMI/K7MDENG",
+        "MY_TOKEN": "abcdefgh",
+        "MY_OTHER_TOKEN": "abcdefghijkl",
+        "SM_HP_API_KEY": "hyper-secret",
+        "DB_PASSWORD": "hunter22",
+        "SM_HP_TOKENIZER": "bert-base-uncased",
+        "AWS_WEB_IDENTITY_TOKEN_FILE": "/var/run/secrets/token",
+        "SHORT_TOKEN": "abc",
+        "HOME": "/home/somebody",
+    }
+
+    assert scrub("/wJalrXUtnFEMI/K7MDENG abcdefghijkl abcdefgh hyper-secret hunter22", environ) == "*** *** *** *** ***"
+    kept = "bert-base-uncased is not in /home/somebody; /var/run/secrets/token abc"
+    assert scrub(kept, environ) == kept
+
+
+def test_a_secret_at_the_place_where_the_text_is_cut_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "wJalrXUtnFEMI7MDENGbPxRfiCYEXAMPLEKEY"
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+
+    for padding in range(LIMIT - 60, LIMIT + 20):
+        text = explain(end(0, 1, 1.0, record=record("x" * padding + secret + "y" * 80)))
+        assert secret[:8] not in text
+        text = explain(end(0, 1, 1.0, tail=(secret + "z" * padding,)))
+        assert secret[-8:] not in text
