@@ -64,11 +64,8 @@ class Lines:
 
     def _line(self, line: bytes, out: list[bytes]) -> None:
         bar, self._bar = self._bar, None
-        if not line and bar is not None:
-            line = bar  # the newline that ends a finished bar
-        elif bar is not None:
-            self._emit(bar, out)
-        self._emit(line, out)
+        # As at a terminal: a newline ends a finished bar, and text overwrites one.
+        self._emit(line or bar or b"", out)
 
     def _bar_state(self, state: bytes, out: list[bytes]) -> None:
         self._bar = state

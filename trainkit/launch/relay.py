@@ -49,7 +49,8 @@ class Relay:
         """Show what is still in the pipes and close them, whoever holds their other ends."""
         for speaker in list(self._open):
             self._drain(speaker)
-            self._finish(speaker)
+            if speaker in self._open:  # someone still holds the other end
+                self._finish(speaker)
 
     def _listen(self, speaker: str, reader: int) -> None:
         os.set_blocking(reader, False)

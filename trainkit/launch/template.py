@@ -72,7 +72,7 @@ def _serve(control: socket.socket, *, supervisor: int) -> dict[str, Any] | None:
         if request is None:
             return None
         if problem := _unsafe():
-            _send(control, {"refused": problem, "rank": request.get("rank")})
+            _send(control, {"refused": problem})
             os.close(descriptor)
             continue
         sys.stdout.flush()
@@ -82,7 +82,7 @@ def _serve(control: socket.socket, *, supervisor: int) -> dict[str, Any] | None:
         if middle == 0:
             os.close(go)
             if pid := os.fork():
-                _send(control, {"pid": pid, "rank": request.get("rank"), "role": request["role"]})
+                _send(control, {"pid": pid})
                 os._exit(0)
             return _become(request, wait=wait, output=descriptor, supervisor=supervisor)
         os.waitpid(middle, 0)  # from here on the supervisor is the parent

@@ -26,6 +26,7 @@ class Fork(Spawn):
         self._template = 0
         self._buffer = b""
         self._store = 0
+        self._importing = False
         self._on_ready: Callable[[], None] = lambda: None
 
     def prepare(self, plan: LaunchPlan, on_ready: Callable[[], None]) -> None:
@@ -42,6 +43,7 @@ class Fork(Spawn):
         finally:
             theirs.close()
             os.close(output)
+        self._importing = True
         self._setting.loop.watch(self._control.fileno(), self._imported)
 
     def meeting_point(self, plan: LaunchPlan) -> tuple[int, bool]:
@@ -58,6 +60,8 @@ class Fork(Spawn):
     def close(self) -> None:
         """End the template and the store. The ranks go on."""
         if self._control:
+            if self._importing:
+                self._setting.loop.unwatch(self._control.fileno())
             self._control.close()
             self._control = None
         for pid in filter(None, (self._store, self._template)):
@@ -66,35 +70,22 @@ class Fork(Spawn):
                 os.waitpid(pid, 0)
         self._store = self._template = 0
 
-    def _start_rank(self, plan: LaunchPlan, rank: int) -> int:
-        if not self._control:
-            return super()._start_rank(plan, rank)
-        relay = self._setting.relay
-        output = relay.pipe(str(rank)) if relay else None
-        try:
-            answer = self._ask(
-                {
-                    "role": "rank",
-                    "rank": rank,
-                    "script": str(plan.script.path),
-                    "args": plan.args,
-                    "environ": plan.rank_environment(rank, run_dir=self._setting.run_dir) | dict(plan.environment),
-                    "cwd": str(plan.script.folder),
-                },
-                output=output,
-            )
-        finally:
-            if output is not None:
-                os.close(output)
-        if "pid" in answer:
-            return int(answer["pid"])
-        return super()._start_rank(plan, rank)
+    def _start_rank(self, plan: LaunchPlan, rank: int, output: int | None) -> int:
+        request = {
+            "role": "rank",
+            "script": str(plan.script.path),
+            "args": plan.args,
+            "environ": plan.rank_environment(rank, run_dir=self._setting.run_dir) | dict(plan.environment),
+            "cwd": str(plan.script.folder),
+        }
+        answer = self._ask(request, output=output)
+        return int(answer["pid"]) if "pid" in answer else super()._start_rank(plan, rank, output)
 
     def _imported(self) -> None:
         assert self._control
+        self._importing = False
         self._setting.loop.unwatch(self._control.fileno())
-        if "ready" not in self._answer():
-            self.close()
+        self._answer()
         self._on_ready()
 
     def _ask(self, request: dict[str, Any], *, output: int | None) -> dict[str, Any]:
@@ -129,4 +120,5 @@ class Fork(Spawn):
 
     def _refused(self, why: str) -> dict[str, Any]:
         self._setting.say(f"ranks are spawned, not forked: {why}")
+        self.close()
         return {}

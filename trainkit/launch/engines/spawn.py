@@ -25,8 +25,14 @@ class Spawn:
         return free_port(plan.meeting.port), False
 
     def start(self, plan: LaunchPlan) -> Iterator[Started]:
+        relay = self._setting.relay
         for rank in plan.ranks:
-            yield Started(self._start_rank(plan, rank), (rank,))
+            output = relay.pipe(str(rank)) if relay else None
+            try:
+                yield Started(self._start_rank(plan, rank, output), (rank,))
+            finally:
+                if output is not None:
+                    os.close(output)
 
     def ends(self, plan: LaunchPlan, started: Started, ended: Ended) -> list[RankEnd]:
         (rank,) = started.ranks
@@ -44,15 +50,7 @@ class Spawn:
     def close(self) -> None:
         pass
 
-    def _start_rank(self, plan: LaunchPlan, rank: int) -> int:
-        relay = self._setting.relay
-        output = relay.pipe(str(rank)) if relay else None
-        try:
-            return execute(plan.command, self._rank_environ(plan, rank), plan, output)
-        finally:
-            if output is not None:
-                os.close(output)
-
-    def _rank_environ(self, plan: LaunchPlan, rank: int) -> dict[str, str]:
+    def _start_rank(self, plan: LaunchPlan, rank: int, output: int | None) -> int:
         rank_environment = plan.rank_environment(rank, run_dir=self._setting.run_dir)
-        return {**self._setting.environ, **plan.environment, **rank_environment}
+        environ = {**self._setting.environ, **plan.environment, **rank_environment}
+        return execute(plan.command, environ, plan, output)
