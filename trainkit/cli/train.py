@@ -8,6 +8,7 @@ It takes no arguments in the cloud; by hand, any setting (docs/settings.md) as a
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -46,7 +47,12 @@ def train(paths: Paths, *, flags: dict[str, str], console: Console) -> Outcome:
     entry = script.look(script.locate(job))
     for folder in (paths.model, paths.output_data, job.checkpoints):
         _make(folder)
-    return supervise.run(job, machine=machine.look(os.environ), script=entry, environ=os.environ, console=console)
+    here = machine.look(os.environ)
+    try:
+        return supervise.run(job, machine=here, script=entry, environ=os.environ, console=console)
+    finally:
+        if job.host_rank == 0:  # the one that writes the model; in the SDK's local mode all hosts share the folder
+            _sweep(paths.model)
 
 
 def parse(arguments: Sequence[str]) -> dict[str, str]:
@@ -78,6 +84,12 @@ def _make(folder: Path) -> None:
             f"cannot make {folder}: {error.strerror}. uid {os.geteuid()} must be able to write there: SageMaker mounts "
             f"it writable for root"
         ) from None
+
+
+def _sweep(model: Path) -> None:
+    """Remove what a killed rank left half-written: the platform uploads whatever lies there."""
+    for scratch in model.glob(".trainkit-*.part"):
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _leave(outcome: Outcome, *, paths: Paths, console: Console) -> None:

@@ -52,9 +52,13 @@ def copy_new(source: Path, *, into: Path) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    return [
-        path
-        for root, _, names in os.walk(folder)
-        for name in sorted(names)
-        if (path := Path(root, name)).is_file() and not (name.startswith(".") and name.endswith(".part"))
-    ]
+    found = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not _is_scratch(name))
+        found += [path for name in sorted(names) if not _is_scratch(name) and (path := Path(root, name)).is_file()]
+    return found
+
+
+def _is_scratch(name: str) -> bool:
+    """What a writer that was killed left half-written."""
+    return name.startswith(".") and name.endswith(".part")

@@ -77,6 +77,7 @@ class Namespaces:
 
     def __init__(self, privilege: tuple[str, ...]) -> None:
         self._privilege = privilege
+        self._port = _port()
 
     def addresses(self, count: int) -> list[str]:
         return _loopback(count)
@@ -85,7 +86,7 @@ class Namespaces:
         return ("unshare", *self._privilege, *_OWN, *_inside(host, hosts_file, network=None))
 
     def environment(self, host: Host, addresses: Mapping[str, str]) -> dict[str, str]:
-        return {RUN_DIR: "/opt/ml/run"}
+        return {RUN_DIR: "/opt/ml/run", **self._port}
 
     def attach(self, host: Host, pid: int) -> None:
         pass
@@ -105,6 +106,7 @@ class Network(Namespaces):
 
     def __init__(self, privilege: tuple[str, ...]) -> None:
         super().__init__(privilege)
+        self._port = {}  # nobody else is on this network
         if not shutil.which("ip"):
             raise IsolationUnavailable("--isolation network needs the `ip` command: apt-get install iproute2")
         # The namespaces live as long as this process; it ends with us, since its stdin then closes.
@@ -159,6 +161,9 @@ class Processes:
 
     interface = "lo" if sys.platform == "linux" else "lo0"
 
+    def __init__(self) -> None:
+        self._port = _port()
+
     def addresses(self, count: int) -> list[str]:
         return _loopback(count)
 
@@ -166,7 +171,12 @@ class Processes:
         return _TRAIN
 
     def environment(self, host: Host, addresses: Mapping[str, str]) -> dict[str, str]:
-        return {BASE_DIR: str(host.root), HOST_ADDRESSES: json.dumps(dict(addresses)), RUN_DIR: str(host.root / "run")}
+        return {
+            BASE_DIR: str(host.root),
+            HOST_ADDRESSES: json.dumps(dict(addresses)),
+            RUN_DIR: str(host.root / "run"),
+            **self._port,
+        }
 
     def attach(self, host: Host, pid: int) -> None:
         pass
@@ -192,6 +202,11 @@ def _privilege() -> tuple[str, ...] | None:
         if probe.returncode == 0:
             return privilege
     return None
+
+
+def _port() -> dict[str, str]:
+    """The setting `port`, drawn by lot: several jobs may share the machine, and torch listens on all its addresses."""
+    return {"TRAINKIT_PORT": str(random.randrange(20_000, 32_000, 2))}
 
 
 def _child(pid: int) -> int | None:

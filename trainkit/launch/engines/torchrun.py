@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from trainkit.contract.outcome import RankEnd, read_record
+from trainkit.contract.outcome import RankEnd, Record, read_record
 from trainkit.launch.engines.base import Setting, Started, execute, free_port
 from trainkit.launch.processes import Ended
 from trainkit.plan.launch import RUN_DIR, LaunchPlan
@@ -58,16 +58,19 @@ class Torchrun:
             if record:
                 ends.append(RankEnd(rank, plan.host, record.exit_code, time.time(), record, tail))
         if ended.status and not ends:
-            rank, status = _blamed(report, started.ranks[0], ended.status)
-            ends.append(RankEnd(rank, plan.host, status, time.time(), None, report))
+            ends.append(_from_report(report, plan, started, ended))
         return ends or [RankEnd(rank, plan.host, 0, time.time()) for rank in started.ranks]
 
     def close(self) -> None:
         pass
 
 
-def _blamed(report: tuple[str, ...], rank: int, status: int) -> tuple[int, int]:
-    """Rank and status out of torchrun's closing report, where a rank died without a word."""
+def _from_report(report: tuple[str, ...], plan: LaunchPlan, started: Started, ended: Ended) -> RankEnd:
+    """The end of a rank that died without a word, or of the agent itself, out of the agent's last lines."""
     text = "\n".join(report)
+    now = time.time()
     ranks, codes = re.findall(r"rank\s*:\s*(\d+)", text), re.findall(r"exitcode\s*:\s*(-?\d+)", text)
-    return (int(ranks[-1]) if ranks else rank), (int(codes[-1]) if codes else status)
+    if ranks and codes:
+        return RankEnd(int(ranks[-1]), plan.host, int(codes[-1]), now, None, report)
+    record = Record(cause=report[-1], frame="torchrun's agent", trace="", time=now) if report else None
+    return RankEnd(started.ranks[0], plan.host, ended.status, now, record, report)

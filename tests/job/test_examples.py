@@ -1,0 +1,79 @@
+"""The examples run as their READMEs say, without the harness."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainkit.artifact.manifest import verify
+from trainkit.job.metrics import definition
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ours = pytest.mark.parametrize("name", ["flights", "plain_torch"])
+
+
+def run(*argv: str | Path, cwd: Path, **environ: str) -> list[dict[str, float]]:
+    """Run Python and return the records of metrics.jsonl."""
+    ended = subprocess.run(
+        [sys.executable, *argv],
+        cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1", **environ}, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert verify(cwd / "trainkit-output/model") == []
+    return [json.loads(line) for line in (cwd / "trainkit-output/output/data/metrics.jsonl").read_text().splitlines()]
+
+
+@ours
+def test_an_example_is_short_and_does_nothing_when_imported(name):
+    lines = (EXAMPLES / name / "train.py").read_text().splitlines()
+    assert len(lines) <= 60
+    assert lines[-2:] == ['if __name__ == "__main__":', "    main()"]
+
+
+@ours
+def test_a_request_asks_for_two_hosts_and_the_metrics_that_the_script_logs(name):
+    request = json.loads((EXAMPLES / name / "job.json").read_text())
+    assert request["ResourceConfig"]["InstanceCount"] == 2
+    for shown in request["AlgorithmSpecification"]["MetricDefinitions"]:
+        metric = {"train:loss": "loss", "test:rmse": "test_rmse"}[shown["Name"]]
+        assert shown == definition(metric, name=shown["Name"])
+    script = (EXAMPLES / name / "train.py").read_text()
+    assert all(f'hp("{key}"' in script for key in request["HyperParameters"] if key != "seed")
+
+
+@pytest.mark.torch
+def test_plain_torch_learns_alone_and_on_two_ranks(tmp_path):
+    script = EXAMPLES / "plain_torch/train.py"
+    for launcher in ([], TORCHRUN):
+        folder = tmp_path / str(len(launcher))
+        folder.mkdir()
+        first, *_, last = run(*launcher, script, "--samples", "4096", cwd=folder)
+        assert last["final_loss"] < first["loss"] / 20
+
+
+@pytest.mark.torch
+def test_flights_beats_the_naive_guesses_on_days_it_has_not_seen(tmp_path):
+    prepare = [sys.executable, EXAMPLES / "flights/prepare.py", tmp_path / "data"]
+    made, again = (subprocess.check_output(prepare, text=True, timeout=120) for _ in range(2))
+    assert made.endswith("data: made\n") and again.endswith("data: is there already\n")
+    shards = sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "data").rglob("*.*"))
+    assert shards == [
+        *(f"data/test/part-{n}.parquet" for n in (0, 1)),
+        *(f"data/train/part-{n}.parquet" for n in range(8)),
+    ]
+
+    channels = {f"TRAINKIT_CHANNEL_{half.upper()}": str(tmp_path / "data" / half) for half in ("train", "test")}
+    records = run(*TORCHRUN, EXAMPLES / "flights/train.py", "--epochs=1", "--batch=1024", cwd=tmp_path, **channels)
+
+    seen = {name: value for record in records for name, value in record.items()}
+    assert records[0]["loss"] > 3 * seen["loss"]
+    assert seen["baseline_rmse"] == pytest.approx(45.40, abs=0.01), "so all rows of the test days were counted once"
+    assert seen["test_rmse"] < seen["carried_rmse"] < seen["baseline_rmse"] / 2
+    config = json.loads((tmp_path / "trainkit-output/model/config.json").read_text())
+    assert config["vocabularies"]["origin"] == ["EWR", "JFK", "LGA"]

@@ -1,0 +1,1 @@
+"""The model directory: what a job leaves to be used."""

@@ -1,0 +1,95 @@
+"""trainkit.json: which files make up a model directory, how long they are, and what they hash to.
+
+It is written last and taken away first, so a directory with a manifest is whole. Standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+FILE = "trainkit.json"
+SCRATCH = ".trainkit-model.part"
+"""The folder in which files wait for their names."""
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """`files` maps a name in the directory to its entry. No time of day: the same model gives the same manifest."""
+
+    files: Mapping[str, Entry]
+    trainkit: str
+    torch: str
+    job: str
+    step: int | None = None
+
+    def text(self) -> str:
+        body: dict[str, Any] = {"version": VERSION, "trainkit": self.trainkit, "torch": self.torch, "job": self.job}
+        if self.step is not None:
+            body["step"] = self.step
+        body["files"] = {name: asdict(entry) for name, entry in sorted(self.files.items())}
+        return json.dumps(body, indent=2) + "\n"
+
+
+def measure(path: Path) -> Entry:
+    """The entry for a file as it is on disk now."""
+    with path.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+        return Entry(content.tell(), digest)
+
+
+def sweep(directory: Path) -> None:
+    """Take away the scratch folder, be it our own or that of a writer that was killed."""
+    if (directory / SCRATCH).exists():
+        shutil.rmtree(directory / SCRATCH)
+
+
+def verify(directory: Path) -> list[str]:
+    """What is wrong with the model in `directory`; nothing where it is whole. Other files there are no matter."""
+    left = (directory / SCRATCH).exists()
+    problems = [f"{SCRATCH}: left by a writer that was interrupted"] if left else []
+    try:
+        entries = _entries((directory / FILE).read_text(encoding="utf-8"))
+    except OSError as error:
+        return [*problems, f"{FILE}: {error.strerror}; the model was not written to its end"]
+    except ValueError as error:
+        return [*problems, f"{FILE}: is no manifest ({error})"]
+    return problems + [problem for name, entry in entries.items() if (problem := _compare(directory / name, entry))]
+
+
+def _entries(text: str) -> dict[str, Entry]:
+    """Raises ValueError for anything that is no manifest, and for names that lead out of the directory."""
+    try:
+        files = json.loads(text)["files"]
+        entries = {str(name): Entry(int(entry["size"]), str(entry["sha256"])) for name, entry in files.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    for name in entries:
+        if Path(name).name != name:
+            raise ValueError(f"{name!r} is no file name")
+    return entries
+
+
+def _compare(path: Path, expected: Entry) -> str | None:
+    try:
+        size = path.stat().st_size
+        if size != expected.size:
+            return f"{path.name}: has {size} bytes instead of {expected.size}"
+        found = measure(path)
+    except OSError as error:
+        return f"{path.name}: {error.strerror}"
+    if found.sha256 != expected.sha256:
+        return f"{path.name}: has SHA-256 {found.sha256} instead of {expected.sha256}"
+    return None

@@ -1,0 +1,255 @@
+"""The object that `trainkit.job()` gives: one per process."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+from urllib.parse import unquote, urlsplit
+
+from trainkit.contract.environ import CHANNEL_URL, alias
+from trainkit.contract.hyperparameters import Hyperparameters
+from trainkit.errors import ConfigError, Mistake
+from trainkit.job import facts, metrics
+from trainkit.job.convert import convert
+from trainkit.job.facts import Facts
+from trainkit.job.progress import Progress
+from trainkit.job.signals import Stop
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+D = TypeVar("D", bool, int, float, str)
+_the_one: Context | None = None
+
+
+def current() -> Context:
+    """This process's context; the first call reads the job."""
+    global _the_one
+    if _the_one is None:
+        _the_one = Context(facts.read(os.environ, argv=sys.argv[1:], cwd=Path.cwd()), stop=Stop())
+    return _the_one
+
+
+def say(text: str) -> None:
+    """One line to stdout, at once and in one write, so that lines of several ranks do not mix."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+class Context:
+    """This rank's view of its job. Scripts get it from `trainkit.job()`."""
+
+    def __init__(self, facts: Facts, *, stop: Stop) -> None:
+        self._facts = facts
+        self._stop = stop
+        self._step: int | None = None
+        self._logged: Mapping[str, metrics.Number] = {}
+
+    def __repr__(self) -> str:
+        return f"<job {self.name!r}, rank {self.rank} of {self.world_size} on {self.host}>"
+
+    @property
+    def name(self) -> str:
+        """The training job's name; "local" where it has none."""
+        return self._facts.name
+
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        """Name → decoded JSON value, with the original texts in `.texts`."""
+        return self._facts.hyperparameters
+
+    @overload
+    def hp(self, name: str) -> Any: ...
+    @overload
+    def hp(self, name: str, default: D) -> D: ...
+    def hp(self, name: str, default: Any = None) -> Any:
+        """The hyperparameter `name`, its text converted to the type of `default` (bool, int, float or str).
+
+        Without a default it is required, and comes as its decoded JSON value. A name with '-' is found under '_' too,
+        as argparse does it. Raises ConfigError where it is missing, or where its text is of another type.
+        """
+        texts = self.hyperparameters.texts
+        found = next((key for key in (name, name.replace("_", "-"), name.replace("-", "_")) if key in texts), None)
+        if found is not None:
+            if default is None:
+                return self.hyperparameters[found]
+            return convert(texts[found], like=default, name=found, source=self._facts.hyperparameters_from)
+        if default is None:
+            problem = f"is missing; there are {', '.join(texts) or 'none'}"
+            remedy = f"Give it as a hyperparameter, or on the command line: --{name} VALUE"
+            raise ConfigError([Mistake(self._facts.hyperparameters_from, name, None, problem, remedy)])
+        return default
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The names of the job's input channels."""
+        return tuple(self._facts.channels)
+
+    def channel(self, name: str) -> Path:
+        """The directory (or file) with the channel's data.
+
+        Raises ConfigError where there is no such channel, or where its data is not in a directory here.
+        """
+        source = self._facts.channels.get(name) or self._facts.channels.get(alias(name).lower())
+        variable = CHANNEL_URL + alias(name)
+        if source is None:
+            problem = f"is no channel of this job; there are {', '.join(self.channels) or 'none'}"
+            remedy = f"Add it to the job's InputDataConfig, or set {variable} to a directory"
+            raise ConfigError([Mistake("channels", name, None, problem, remedy)])
+        path, problem = _local(source.where), ""
+        if path is None:
+            problem = "is a URL, and channel() gives directories"
+        elif source.mode == "Pipe" and source.said_by != variable:
+            problem = "is in Pipe mode: its data comes through FIFOs, not in a directory"
+        elif not path.exists():
+            problem = "does not exist"
+        if path is None or problem:
+            remedy = f"Use a channel in File or FastFile mode, or set {variable} to a directory on this machine"
+            raise ConfigError([Mistake(source.said_by, name, source.where, problem, remedy)])
+        return path
+
+    @property
+    def rank(self) -> int:
+        return self._facts.world.rank
+
+    @property
+    def local_rank(self) -> int:
+        return self._facts.world.local_rank
+
+    @property
+    def world_size(self) -> int:
+        return self._facts.world.world_size
+
+    @property
+    def local_world_size(self) -> int:
+        return self._facts.world.local_world_size
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The hosts that train together, in rank order. Without a job they are called host-0, host-1, …"""
+        return self._facts.world.hosts
+
+    @property
+    def host_rank(self) -> int:
+        return self._facts.world.host_rank
+
+    @property
+    def host(self) -> str:
+        return self.hosts[self.host_rank]
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, the one that writes what is written once."""
+        return self.rank == 0
+
+    @property
+    def seed(self) -> int:
+        """The hyperparameter `seed`, else 0. Setting the generators with it is the script's choice."""
+        return self.hp("seed", 0)
+
+    @property
+    def device(self) -> torch.device:
+        """This rank's GPU where there is CUDA, else the CPU."""
+        import torch
+
+        return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+    @property
+    def model_dir(self) -> Path:
+        """What lies here at the end is the job's model. Made when it is asked for, as the next two."""
+        return _made(self._facts.model)
+
+    @property
+    def output_dir(self) -> Path:
+        """Other results: SageMaker keeps them as output.tar.gz."""
+        return _made(self._facts.output_data)
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """SageMaker copies this directory to S3 while the job runs, where the job asks for it."""
+        return _made(self._facts.checkpoints)
+
+    def should_stop(self) -> bool:
+        """Whether this process was asked to stop (SIGTERM), since this or job.steps was first called.
+
+        Until then SIGTERM does what it always does: a script that never asks is simply ended by it. Each rank answers
+        for itself for now; ranks will come to agree on one step to stop at. So ask at step boundaries only, where
+        every rank asks: job.steps does.
+        """
+        self._stop.listen()
+        return bool(self._stop)
+
+    def steps(self, iterable: Iterable[T], *, start: int = 0, total: int | None = None) -> Iterator[tuple[int, T]]:
+        """Yield (step, item) for each item, and show progress on rank 0.
+
+        The first step yielded is `start`; no items are skipped for it: when resuming, give the items that are left.
+        `total` is the step count at the end, for the time left; by default start + len(iterable), where it has one.
+        Ends early, after the current item, when should_stop() is true.
+        """
+        if total is None and isinstance(iterable, Sized):
+            total = start + len(iterable)
+        progress = None
+        if self.is_first:
+            progress = Progress(done=start, total=total, terminal=sys.stdout.isatty(), clock=time.monotonic, say=say)
+        items, done = iter(iterable), start
+        while not self.should_stop():
+            try:
+                item = next(items)
+            except StopIteration:
+                break
+            self._step = done
+            yield done, item
+            done += 1
+            if progress:
+                progress.after(done, self._logged)
+        if progress:
+            progress.end(done, self._logged, why=f"stopping: {self._stop.signal.name}" if self._stop.signal else "")
+
+    def log(self, *, step: int | None = None, **values: object) -> None:
+        """Record metrics: one line on stdout and one in <output_dir>/metrics.jsonl, both by rank 0 only.
+
+        `step` is by default that of job.steps (0 before it). Values are numbers, or scalars of numpy or torch; other
+        ranks' values are not looked at, so reduce first what is to be a mean over ranks. See docs/metrics.md.
+
+        Raises TypeError for a value that is no single number, ValueError for a name no regex could find, StorageError
+        where the file cannot be written.
+        """
+        if not self.is_first:
+            return
+        step = (self._step or 0) if step is None else int(step)
+        self._logged = metrics.numbers(values)
+        say(metrics.line(step=step, values=self._logged))
+        text = metrics.record(step=step, time=time.time(), values=self._logged)
+        metrics.append(self._facts.output_data / metrics.FILE, text)
+
+    def save_model(self, model: torch.nn.Module, *, files: Mapping[str, str | bytes] | None = None) -> None:
+        """Write the model into model_dir, whole or not at all. All ranks must call it; all return or raise together.
+
+        Takes plain modules, DDP, FSDP2 (fully_shard), DTensor parameters, compiled and accelerate-wrapped ones. Rank 0
+        writes model.safetensors (tied weights once), `files` beside it (name → content, e.g. config.json), and last
+        the manifest trainkit.json. Several ranks without a process group: rank 0 writes, the others return.
+
+        Raises StorageError on every rank where rank 0 could not write, TrainkitError for a model that cannot be saved.
+        """
+        from trainkit.artifact.model import save
+
+        # Not self.model_dir: making it can fail, and the other ranks must hear of that.
+        save(model, self._facts.model, rank=self.rank, files=files or {}, job=self.name, step=self._step)
+
+
+def _local(where: str) -> Path | None:
+    """The path that a path or file:// URL names; None for any other URL."""
+    if "://" not in where:
+        return Path(where)
+    url = urlsplit(where)
+    return Path(unquote(url.path)) if url.scheme == "file" and url.netloc in ("", "localhost") else None
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
