@@ -35,7 +35,7 @@ def collect(folders: Sequence[Path], *, into: Path, compress: bool) -> tuple[Pat
                 shutil.copyfile(path, scratch)
         return into, clashes
     archive = into.with_name(into.name + ".tar.gz")
-    with committed(archive) as scratch, tarfile.open(scratch, "w:gz", compresslevel=6) as tar:
+    with committed(archive) as scratch, tarfile.open(scratch, "w:gz", dereference=True) as tar:
         for name, path in sorted(chosen.items()):
             tar.add(path, arcname=name)
     return archive, clashes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from trainkit.local import archive, config, request, stage
 from trainkit.local.isolation import Host, Isolation
 from trainkit.local.request import Request
 from trainkit.local.stage import Amount
-from trainkit.local.status import arn
+from trainkit.local.status import ARN, arn
 from trainkit.storage.commit import write_whole
 
 DESCRIPTION = "describe.json"
@@ -21,15 +22,24 @@ DESCRIPTION = "describe.json"
 def clear(output: Path) -> Path:
     """An output directory without an earlier job's results; its checkpoints stay, as they would on S3."""
     output = output.absolute()
-    if output.is_dir() and any(output.iterdir()) and not (output / DESCRIPTION).exists():
+    if output.is_dir() and any(output.iterdir()) and not _is_ours(output / DESCRIPTION):
         raise UsageError(f"--output {output} holds files, and no earlier job of ours: name a new or empty directory")
-    for name in ("hosts", "logs", "model", "output"):
+    for name in ("hosts", "logs", "channels", "model", "output"):
         shutil.rmtree(output / name, ignore_errors=True)
     for name in ("model.tar.gz", "output.tar.gz", "failure", DESCRIPTION):
         (output / name).unlink(missing_ok=True)
     (output / "logs").mkdir(parents=True, exist_ok=True)
     write_whole(output / DESCRIPTION, "{}\n")  # from here on the directory is ours, even if we are killed
     return output
+
+
+def _is_ours(description: Path) -> bool:
+    """Whether an earlier local job wrote it; what lies beside it may then be removed."""
+    try:
+        described = json.loads(description.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return described == {} or (isinstance(described, dict) and described.get("TrainingJobArn", "").startswith(ARN))
 
 
 def hosts(job: Request, chosen: Isolation, output: Path) -> list[Host]:

@@ -6,8 +6,7 @@ stays its own. Only a script that rewrites an input file in place reaches the or
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -15,7 +14,10 @@ from urllib.parse import unquote, urlsplit
 from trainkit.errors import UsageError
 
 _NOT_CODE = frozenset(
-    {".git", ".hg", ".svn", "__pycache__", "node_modules", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
+    {
+        *(".git", ".hg", ".svn", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"),
+        *("node_modules", "trainkit-output"),
+    }
 )
 _MOST_CODE = 20_000  # files; a folder with more is no script's folder
 
@@ -44,19 +46,15 @@ def fetch(url: str, *, into: Path) -> Path:
 
 def link(source: Path, *, into: Path) -> Amount:
     """Link every file of `source` (a directory, or one file) below `into`."""
-    return _link(_files(source) if source.is_dir() else iter([source]), source, into)
+    return _link(_files(source, wanted=lambda _: True) if source.is_dir() else iter([source]), source, into)
 
 
 def link_code(folder: Path, *, into: Path, without: Collection[Path]) -> Amount:
     """Link a script's folder, without version control, caches, virtual environments, and the paths in `without`."""
     apart = {path.resolve() for path in without} - {folder.resolve()}
 
-    def is_code(directory: Path) -> bool:
-        inner = directory.name not in _NOT_CODE and not (directory / "pyvenv.cfg").exists()
-        return inner and directory.resolve() not in apart
-
     def limited() -> Iterator[Path]:
-        for count, path in enumerate(_files(folder, wanted=is_code)):
+        for count, path in enumerate(_files(folder, wanted=lambda inner: _is_code(inner, apart))):
             if count == _MOST_CODE:
                 raise UsageError(
                     f"{folder}, the script's folder, holds over {_MOST_CODE:,} files. All of it is the job's code: put "
@@ -67,21 +65,21 @@ def link_code(folder: Path, *, into: Path, without: Collection[Path]) -> Amount:
     return _link(limited(), folder, into)
 
 
-def _files(folder: Path, *, wanted: object = None) -> Iterator[Path]:
-    seen: set[str] = set()
-    for root, directories, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:  # a link that leads back up
-            directories.clear()
-            continue
-        seen.add(real)
-        if callable(wanted):
-            directories[:] = [name for name in directories if wanted(Path(root, name))]
-        directories.sort()
-        for name in sorted(names):
-            path = Path(root, name)
-            if path.is_file():
-                yield path
+def _is_code(folder: Path, apart: Collection[Path]) -> bool:
+    earlier_job = (folder / "describe.json").is_file() and (folder / "hosts").is_dir()
+    environment = (folder / "pyvenv.cfg").exists()
+    return folder.name not in _NOT_CODE and not environment and not earlier_job and folder.resolve() not in apart
+
+
+def _files(folder: Path, *, wanted: Callable[[Path], bool], above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """The files below `folder`, through links to folders too, but not through one that leads back up."""
+    above |= {folder.resolve()}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            if path.resolve() not in above and wanted(path):
+                yield from _files(path, wanted=wanted, above=above)
+        elif path.is_file():
+            yield path
 
 
 def _link(files: Iterator[Path], source: Path, into: Path) -> Amount:

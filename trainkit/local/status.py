@@ -11,6 +11,7 @@ from typing import Any
 from trainkit.local.request import Request
 
 REASON_LIMIT = 1024
+ARN = "arn:aws:sagemaker:local:000000000000:training-job/"
 _MESSAGES = {
     "Starting": "Preparing the hosts for training",
     "Downloading": "Downloading input data",
@@ -83,7 +84,7 @@ class Status:
 
 
 def arn(request: Request) -> str:
-    return f"arn:aws:sagemaker:local:000000000000:training-job/{request['TrainingJobName']}"
+    return f"{ARN}{request['TrainingJobName']}"
 
 
 def failure_reason(text: str | None, exit_code: int) -> str:
