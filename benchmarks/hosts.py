@@ -2,8 +2,8 @@
 
     python benchmarks/hosts.py [--quick] [--json]
 
-The script imports nothing; what is measured is the command itself, staging, making the hosts, `train` on each, and their
-meeting. Wall seconds from the start of `trainkit local` to the last rank's first line, by the kernel's own clock.
+The script imports nothing; what is measured is the command itself, staging, making the hosts, `train` on each, and
+their meeting. Wall seconds from the start of `trainkit local` to the last rank's first line, by the kernel's own clock.
 """
 
 from __future__ import annotations

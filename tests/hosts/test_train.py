@@ -209,6 +209,16 @@ def test_all_mistakes_of_the_config_are_told_at_once(tmp_path: Path) -> None:
     assert "must not run" not in ran.out
 
 
+def test_a_relative_root_works_too(tmp_path: Path) -> None:
+    lay_tree(tmp_path / "root", "import os; print('model goes to', os.environ['SM_MODEL_DIR'])")
+    argv = [*TRAIN, "--procs", "2"]
+    done = subprocess.run(
+        argv, env=environment(SAGEMAKER_BASE_DIR="root"), cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.count(f"model goes to {tmp_path}/root/model") == 2, done.stdout
+    assert done.returncode == 0
+
+
 def test_a_root_with_nothing_in_it_says_what_to_do(tmp_path: Path) -> None:
     ran = train(tmp_path)
     assert ran.code == 78

@@ -20,7 +20,8 @@ class Paths:
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Paths:
-        return cls(Path(environ.get(BASE_DIR) or "/opt/ml"))
+        # Absolute, since ranks run in another folder than `train`.
+        return cls(Path(environ.get(BASE_DIR) or "/opt/ml").absolute())
 
     @property
     def input(self) -> Path:

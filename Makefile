@@ -1,0 +1,46 @@
+# `make demo` and `make test` set up what they need: an environment in VENV, once, and again when its pins change.
+PYTHON ?= python3
+VENV ?= .venv
+ARGS =
+
+BIN = $(VENV)/bin
+READY = $(VENV)/.trainkit-ready
+DATA = examples/flights/data
+MAKEFLAGS += --no-builtin-rules
+
+.PHONY: help demo test lint bench clean
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@echo "VENV=DIR puts the environment elsewhere, PYTHON=python3.12 chooses its interpreter, ARGS=... adds arguments."
+
+demo: $(READY) ## train a model on real flights, as a job of two hosts with two ranks each
+	$(BIN)/python examples/flights/prepare.py $(DATA)
+	$(BIN)/trainkit local examples/flights/train.py --hosts 2 --procs 2 \
+		--channel train=$(DATA)/train --channel test=$(DATA)/test --output trainkit-output/demo $(ARGS)
+
+test: $(READY) ## all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY) ## each claim about speed, measured beside its peers
+	@for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; done
+
+clean: ## remove what the other targets made
+	test ! -f $(READY) || rm -rf $(VENV)
+	rm -rf $(DATA) trainkit-output build dist .mypy_cache .ruff_cache .hypothesis
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		found=$$(command -v $(PYTHON) >/dev/null && $(PYTHON) --version 2>&1 || echo not there); \
+		echo "trainkit needs Python 3.11 or newer, and $(PYTHON) is $$found." >&2; \
+		echo "Name another: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "making the environment in $(VENV): a minute or two, once"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[torch,demo,test]'
+	@touch $(READY)
