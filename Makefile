@@ -8,11 +8,11 @@ READY = $(VENV)/.trainkit-ready
 DATA = examples/flights/data
 MAKEFLAGS += --no-builtin-rules
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench bench-peers launches clean
 .DELETE_ON_ERROR:
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 	@echo "VENV=DIR puts the environment elsewhere, PYTHON=python3.12 chooses its interpreter, ARGS=... adds arguments."
 
 demo: $(READY) ## train a model on real flights, as a job of two hosts with two ranks each
@@ -31,9 +31,15 @@ lint: $(READY) ## style and types
 bench: $(READY) ## each claim about speed, measured beside its peers
 	@for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; done
 
+bench-peers: $(READY) ## install the peers that benchmarks compare with, each in an environment of its own
+	sh benchmarks/peers/install.sh $(BIN)/python
+
+launches: $(READY) ## twenty launches of each kind of training under the fork engine
+	TRAINKIT_TEST_LAUNCHES=20 $(BIN)/python -m pytest tests/hosts/test_torch.py $(ARGS)
+
 clean: ## remove what the other targets made
 	test ! -f $(READY) || rm -rf $(VENV)
-	rm -rf $(DATA) trainkit-output build dist .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(DATA) .venvs trainkit-output build dist .mypy_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

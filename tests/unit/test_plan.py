@@ -23,8 +23,11 @@ from trainkit.plan.world import World
 
 CPU = Machine(cpus=4, gpus=0, interfaces=("lo", "eth0"), efa=0)
 P5 = Machine(cpus=192, gpus=8, interfaces=("lo", "eth0"), efa=32)
-TORCH = Script(Path("/opt/ml/code/train.py"), Path("/opt/ml/code"), frozenset({"torch", "accelerate", "os"}))
-PLAIN = dataclasses.replace(TORCH, imports=frozenset({"os"}))
+TORCH = Script(
+    Path("/opt/ml/code/train.py"), Path("/opt/ml/code"), frozenset({"torch", "accelerate"}), needs_dynamo=True
+)
+PLAIN = dataclasses.replace(TORCH, imports=frozenset({"os"}), needs_dynamo=False)
+COLLECTIVES = dataclasses.replace(PLAIN, imports=frozenset({"torch"}))
 
 
 def job(*hosts: str, here: str = "algo-1", settings: Settings | None = None, **texts: str) -> Job:
@@ -84,8 +87,10 @@ def test_threads_are_one_per_rank_only_where_ranks_share_the_host_and_nobody_sai
 @pytest.mark.parametrize(
     ("settings", "entry", "engine", "preload"),
     [
-        (Settings(engine="fork"), TORCH, "fork", ("torch", "torch._dynamo", "numpy", "accelerate")),
-        (Settings(engine="fork"), PLAIN, "spawn", ()),
+        (Settings(engine="fork", procs=2), TORCH, "fork", ("torch", "numpy", "torch._dynamo", "accelerate")),
+        (Settings(engine="fork", procs=2), COLLECTIVES, "fork", ("torch", "numpy")),
+        (Settings(engine="fork", procs=2), PLAIN, "spawn", ()),
+        (Settings(engine="fork", procs=1), TORCH, "spawn", ()),
         (Settings(engine="fork", preload=("pandas",)), PLAIN, "fork", ("pandas",)),
         (Settings(engine="spawn"), TORCH, "spawn", ()),
         (Settings(engine="torchrun"), TORCH, "torchrun", ()),
@@ -163,6 +168,19 @@ def test_imports_are_found_through_the_scripts_own_modules(tmp_path: Path) -> No
     )
     assert {"os", "sys", "mine", "accelerate", "torch", "helper"} <= seen.imports
     assert seen.uses_torch
+    assert seen.needs_dynamo
+
+
+@pytest.mark.parametrize(
+    ("text", "needed"),
+    [
+        ("import torch.distributed", False),
+        ("import torch\ntorch.optim.SGD", True),
+        ("from torch.optim import Adam", True),
+    ],
+)
+def test_dynamo_is_preloaded_only_for_scripts_that_will_import_it(tmp_path: Path, text: str, needed: bool) -> None:
+    assert entry_in(tmp_path, train=text).needs_dynamo == needed
 
 
 def test_a_script_without_torch_is_known_as_such(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 import os
@@ -45,6 +46,6 @@ def make(shorthand: Shorthand) -> list[LaunchPlan]:
         # On the host the script's folder will be the channel `code`; its imports can be read where it is now.
         placed = script.locate(job)
         seen = script.look(script.Script(shorthand.script.absolute(), shorthand.script.absolute().parent))
-        entry = script.Script(placed.path, placed.folder, seen.imports, executable=seen.executable)
+        entry = dataclasses.replace(seen, path=placed.path, folder=placed.folder)
         plans.append(launch.make(job, machine=here, script=entry, environ=environ))
     return plans

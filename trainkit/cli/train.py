@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,6 +33,8 @@ def main() -> None:
         outcome = Outcome(error.exit_code, str(error))
         supervise.report(outcome, speaker="train", console=console)
     except Exception as error:  # noqa: BLE001 (as PID 1 we are the last who can say what happened)
+        import traceback  # a fault of ours is rare, and every start would pay for it
+
         traceback.print_exc()
         outcome = Outcome(TrainkitError.exit_code, f"trainkit itself failed: {type(error).__name__}: {error}")
         supervise.report(outcome, speaker="train", console=console)

@@ -8,7 +8,6 @@ docs/settings.md is this table for people.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import sys
@@ -169,6 +168,8 @@ def _spoken(
 
 
 def _did_you_mean(name: str, *, prefix: str) -> str:
+    import difflib  # a start without a misspelling does without
+
     names = [row.variable if prefix.isupper() else f"{prefix}{row.name}" for row in TABLE]
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.8)  # the prefix alone is half of a match
     return f"Did you mean {close[0]}?" if close else f"The settings are: {', '.join(names)}"

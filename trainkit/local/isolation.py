@@ -109,10 +109,11 @@ class Network(Namespaces):
         self._port = {}  # nobody else is on this network
         if not shutil.which("ip"):
             raise IsolationUnavailable("--isolation network needs the `ip` command: apt-get install iproute2")
-        # The namespaces live as long as this process; it ends with us, since its stdin then closes.
+        # The namespaces live as long as this process. It ends with us, since its stdin then closes, and with nothing
+        # else: a Ctrl-C is meant for the job, and the hosts need their network to stop well.
         self._switch = subprocess.Popen(
             ["unshare", *privilege, "--net", "sh", "-c", "echo up; exec cat"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         assert self._switch.stdout
         if not self._switch.stdout.readline():

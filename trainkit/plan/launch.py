@@ -19,7 +19,7 @@ from trainkit.plan.world import World
 RUN_DIR = "TRAINKIT_RUN_DIR"
 """Tells a rank where its error record goes, and under torchrun where its output goes."""
 
-_PRELOAD = ("torch", "torch._dynamo", "numpy")
+_PRELOAD = ("torch", "numpy")
 _PRELOAD_IF_IMPORTED = ("accelerate", "safetensors")
 
 
@@ -134,7 +134,7 @@ def make(
     meeting = meeting or expected(job, machine)
     here = len(meeting.world.ranks(job.cluster.current_host))
     keeps_terminal = at_terminal and meeting.world.size == 1
-    engine, reason, preload = _engine(job, script, keeps_terminal=keeps_terminal)
+    engine, reason, preload = _engine(job, script, ranks=here, keeps_terminal=keeps_terminal)
     network_defaults, network_warnings = network.defaults(
         machine, interface=job.cluster.interface, hosts=len(meeting.world.hosts), environ=environ
     )
@@ -161,7 +161,7 @@ def make(
     )
 
 
-def _engine(job: Job, script: Script, *, keeps_terminal: bool) -> tuple[str, str, tuple[str, ...]]:
+def _engine(job: Job, script: Script, *, ranks: int, keeps_terminal: bool) -> tuple[str, str, tuple[str, ...]]:
     asked = job.settings.engine
     if not script.is_python:
         return "spawn", f"{script.path.name} is no Python script", ()
@@ -170,8 +170,12 @@ def _engine(job: Job, script: Script, *, keeps_terminal: bool) -> tuple[str, str
     if asked != "fork":
         return asked, "asked for", ()
     preload = job.settings.preload
+    if ranks == 1 and not preload:
+        # Besides, a lone rank keeps all of the host's threads, and numpy starts them when it is imported.
+        return "spawn", "one rank on this host: importing torch once for all is importing it once", ()
     if script.uses_torch:
-        preload = (*_PRELOAD, *(name for name in _PRELOAD_IF_IMPORTED if name in script.imports), *preload)
+        named = [name for name in _PRELOAD_IF_IMPORTED if name in script.imports]
+        preload = (*_PRELOAD, *(["torch._dynamo"] if script.needs_dynamo else []), *named, *preload)
     if not preload:
         return "spawn", "the script imports no torch, so there is nothing worth importing once for all ranks", ()
     return "fork", f"{', '.join(dict.fromkeys(preload))} are imported once, then every rank is a fork", preload

@@ -17,6 +17,8 @@ TORCH_FAMILY = frozenset(
     }
 )
 _IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import\b|import[ \t]+([\w., \t]+))", re.MULTILINE)
+# What makes torch import torch._dynamo, 800 modules, when it is first used: building an optimizer, for one.
+_DYNAMO = re.compile(r"\boptim\b|\bcompile\b|DistributedDataParallel|fully_shard|FullyShardedDataParallel")
 _MOST_FILES = 200  # of the user's own modules; past that, the answer would cost more than it saves
 
 
@@ -27,6 +29,7 @@ class Script:
     path: Path
     folder: Path
     imports: frozenset[str] = frozenset()
+    needs_dynamo: bool = False
     executable: bool = False
 
     @property
@@ -52,22 +55,24 @@ def look(script: Script) -> Script:
             f"there is no script {path}\n{script.folder} {there}. "
             f"Name the script with TRAINKIT_SCRIPT, its folder with TRAINKIT_SOURCE, or put it there."
         )
-    imports = _imports(path) if script.is_python else frozenset()
-    return Script(path, script.folder, imports, executable=os.access(path, os.X_OK))
+    imports, needs_dynamo = _scan(path) if script.is_python else (frozenset(), False)
+    return Script(path, script.folder, imports, needs_dynamo, executable=os.access(path, os.X_OK))
 
 
-def _imports(entry: Path) -> frozenset[str]:
-    """Top-level names imported by `entry` and by the modules beside it that it imports, by text.
+def _scan(entry: Path) -> tuple[frozenset[str], bool]:
+    """Top-level names imported by `entry` and by its own modules, and whether one of them needs torch._dynamo.
 
-    A mention in a docstring counts too: it costs an import nobody needed, never a wrong result.
+    By text: a mention in a docstring counts too. It costs an import nobody needed, never a wrong result.
     """
     found: set[str] = set()
+    needs_dynamo = False
     queue, seen = [entry], {entry}
     while queue and len(seen) <= _MOST_FILES:
         try:
             text = queue.pop().read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
+        needs_dynamo = needs_dynamo or bool(_DYNAMO.search(text))
         for source, listed in _IMPORT.findall(text):
             for name in [source] if source else [part.split()[0] for part in listed.split(",") if part.split()]:
                 found.add(name.split(".")[0])
@@ -75,7 +80,7 @@ def _imports(entry: Path) -> frozenset[str]:
                     if module not in seen:
                         seen.add(module)
                         queue.append(module)
-    return frozenset(found)
+    return frozenset(found), needs_dynamo or bool(found & (TORCH_FAMILY - {"torch"}))
 
 
 def _own_modules(folder: Path, name: str) -> list[Path]:

@@ -1,0 +1,29 @@
+#!/bin/sh
+# Make the peers' environments under .venvs/ (ignored by git), each apart from trainkit's own and from each other.
+#
+#     sh benchmarks/peers/install.sh [PYTHON]
+#
+# The toolkit is a source distribution with a C extension: it needs a C compiler. The CPU build of torch comes from
+# where pip is configured to look; elsewhere add PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
+set -eu
+python=${1:-python3}
+here=$(cd "$(dirname "$0")" && pwd)
+venvs=$(dirname "$(dirname "$here")")/.venvs
+failed=0
+
+install() {
+    name=$1
+    shift
+    echo "$venvs/$name"
+    if ! { "$python" -m venv --clear "$venvs/$name" &&
+        "$venvs/$name/bin/python" -m pip install --quiet "$@" -r "$here/requirements-$name.txt"; }; then
+        echo "$name could not be installed; the benchmark will say so in its row" >&2
+        rm -rf "${venvs:?}/$name"
+        failed=1
+    fi
+}
+
+install sdk-v3 --no-deps
+install toolkit
+install pytorch-toolkit
+exit "$failed"
