@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainkit.contract.blame import is_collateral
+
 LIMIT = 900
 """Characters of the failure file. The service shows 1,024 and adds words of its own."""
 
@@ -44,7 +46,8 @@ class RankEnd:
 
     @property
     def exit_code(self) -> int:
-        return shell_code(self.status)
+        """What a shell would say; but a rank that raised, and was killed because it was slow to leave, has its own."""
+        return self.record.exit_code if self.record and self.status < 0 else shell_code(self.status)
 
     @property
     def failed_at(self) -> float:
@@ -101,8 +104,12 @@ def judge(ends: Iterable[RankEnd], *, stop_signal: int | None = None) -> Outcome
         return Outcome(next((end.exit_code for end in bad if end.status > 0), 0))
     if not bad:
         return Outcome(0)
-    first = min(own or bad, key=lambda end: end.failed_at)
+    first = min(own or bad, key=lambda end: (_is_echo(end), end.failed_at))
     return Outcome(first.exit_code, explain(first))
+
+
+def _is_echo(end: RankEnd) -> bool:
+    return end.record is not None and is_collateral(end.record.cause)
 
 
 def explain(end: RankEnd) -> str:

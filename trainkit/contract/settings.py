@@ -32,6 +32,7 @@ class Settings:
     groups: tuple[str, ...] = ()
     port: int = 7777
     peer_wait: float = 600.0
+    peer_timeout: float = 30.0
     stop_grace: float = 110.0
 
 
@@ -118,6 +119,7 @@ TABLE = (
     ),
     Setting("port", _whole(1, 65535), "a port", "where the first host listens for the others"),
     Setting("peer_wait", seconds, "seconds: 90, 10m", "how long hosts wait for each other at the start"),
+    Setting("peer_timeout", seconds, "seconds: 30, 2m", "silence after which a host counts as lost; 0: only report it"),
     Setting("stop_grace", seconds, "seconds: 90, 1.5m", "from SIGTERM to SIGKILL; SageMaker itself kills after 120 s"),
 )  # fmt: skip
 NOT_SETTINGS = ("TRAINKIT_HOST_ADDRESSES", "TRAINKIT_RUN_DIR", "TRAINKIT_CHANNEL_", "TRAINKIT_S3_")

@@ -2,8 +2,8 @@
 
 running ──a process fails──▶ failing ──siblings end, or are killed after SIBLING_GRACE──▶ over
    │
+   ├──another host has failed──▶ failing
    └──told to stop──▶ stopping ──all end, or are killed after the stop grace──▶ over
-
 """
 
 from __future__ import annotations
@@ -39,15 +39,26 @@ class Course:
     asked_at: float = float("inf")  # seconds since the epoch, as RankEnd has it
     overdue: bool = False
     hurried: bool = False
+    others_failed: bool = False
 
     @property
     def over(self) -> bool:
         return not self.running
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether a rank failed by itself, before anyone told it to end."""
+        return any(end.status != 0 and not end.stopped for end in self.ends)
+
+    def failed_at(self, default: float) -> float:
+        """When the first such rank failed, seconds since the epoch."""
+        return min((end.failed_at for end in self.ends if end.status != 0 and not end.stopped), default=default)
+
     def started(self, pid: int) -> list[Signal]:
         self.running.add(pid)
-        # Told to stop between two starts: the later one must hear of it too.
-        return [Signal((pid,), self.stop_signal)] if self.stop_signal else []
+        # Told to stop or end between two starts: the later one must hear of it too.
+        number = self.stop_signal or (signal.SIGTERM if self.others_failed else None)
+        return [Signal((pid,), number)] if number else []
 
     def ended(self, pid: int, ends: Iterable[RankEnd], *, now: float) -> list[Signal]:
         """A process is gone, and with it the ranks of `ends`."""
@@ -72,6 +83,15 @@ class Course:
         self.deadline = min(self.deadline or float("inf"), now + self.stop_grace)
         return [Signal(tuple(self.running), number)] if self.running else []
 
+    def told_to_end(self, *, now: float, at: float) -> list[Signal]:
+        """Another host has failed: what runs here waits for ranks that will not come."""
+        if self.others_failed:
+            return []
+        self.others_failed = True
+        self.asked_at = min(self.asked_at, at)
+        self.deadline = min(self.deadline or float("inf"), now + SIBLING_GRACE)
+        return [Signal(tuple(self.running), signal.SIGTERM)] if self.running else []
+
     def tick(self, *, now: float) -> list[Signal]:
         """Time has passed."""
         if self.deadline is None or now < self.deadline or not self.running:
@@ -81,6 +101,8 @@ class Course:
 
     def outcome(self, *, stopped_code: int) -> Outcome:
         """The end of it all. `stopped_code` is the exit code of a job that stopped as it was told to."""
+        if self.others_failed and all(end.status == 0 or end.stopped for end in self.ends):
+            return Outcome(0)  # nothing of this host's own
         verdict = judge(self.ends, stop_signal=self.stop_signal)
         if self.stop_signal is None or verdict.exit_code or verdict.failure:
             return verdict

@@ -1,138 +1,187 @@
 """The link between the hosts' supervisors: one TCP connection from each host to the first.
 
-    host → first   {"trainkit": 1, "job": …, "host": …, "procs": n}    I am here, with n ranks
-    first → host   {"procs": {host: n, …}, "port": p, "agent_store": b}   all are here: start
-    host → first   {"done": exit code}                                    my ranks have ended
-    first → all    {"leave": true}                                        all have: leave together
+    host → first   {"trainkit": 1, "job", "host", "procs", "now"}     I am here, with that many ranks
+    first → host   {"procs": {host: n}, "port", "agent_store"}        all are here: start
+    host → first   {"failed": true}                                   one of my ranks has failed: end yours
+    first → all    {"end": true}                                      a host has failed: end your ranks
+    either way     {"stop": signal}                                   I was told to stop: stop too
+    host → first   {"done": {"exit_code", "failure", "at"}}           my ranks have ended, so
+    first → all    {"verdict": {"exit_code", "failure"} or {}}        all have, or are lost: leave, with this
     first → host   {"refused": why}
+    either way     {"beat": true}                                     I am alive
 
-Messages are JSON, one a line. Whoever does not come in time is named.
+Whoever does not come in time is named; whoever falls silent is named after SILENCE, and lost after `peer_timeout`.
+A connection that breaks is a supervisor that is gone: lost at once.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
+from trainkit.contract.outcome import Outcome
 from trainkit.errors import PeerLost, TrainkitError
+from trainkit.launch.council import HostEnd, decide
 from trainkit.launch.loop import Loop
+from trainkit.launch.wire import Wire
 from trainkit.plan.launch import LaunchPlan, Meeting
 from trainkit.plan.world import World
 
 VERSION = 1
-_LONGEST = 1 << 20  # bytes of a message; a stranger that sends more is cut off
+BEAT = 2.0
+"""Seconds between two beats."""
+SILENCE = 10.0
+"""Seconds without a word from a host after which it is named in the log."""
 _RETRY = (0.02, 1.0)  # seconds between two attempts to reach the first host: the first pause, and the longest
 
 
-class Wire:
-    """One connection: messages out, messages in."""
+class Ears(NamedTuple):
+    """What a supervisor wants to hear of."""
 
-    def __init__(self, loop: Loop, connection: socket.socket, on_message: Callable[[dict[str, Any]], None]) -> None:
-        connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._loop = loop
-        self._connection: socket.socket | None = connection
-        self._on_message = on_message
-        self._buffer = b""
-        loop.watch(connection.fileno(), self._read)
+    end: Callable[[], None]  # another host has failed
+    stop: Callable[[int], None]  # another host was told to stop
+    say: Callable[[str], None]  # something for the log
+
+
+class Listening:
+    """What both ends do alike: beat, and notice silence."""
+
+    def __init__(self, plan: LaunchPlan, ears: Ears) -> None:
+        self._plan = plan
+        self._ears = ears
+        self._timeout = plan.job.settings.peer_timeout
+        self._next_beat = time.monotonic() + BEAT
+        self._silent: set[str] = set()
+        self.verdict: Outcome | None = None
+        """What the job ended with, once all is over; without a failure, Outcome(0)."""
+
+    def _wired(self) -> dict[str, Wire]:
+        """Host → open wire."""
+        raise NotImplementedError
+
+    def _gone(self, host: str, why: str, *, silent_for: float = 0.0) -> None:
+        raise NotImplementedError
 
     @property
-    def open(self) -> bool:
-        return self._connection is not None
+    def next_tick(self) -> float:
+        """The monotonic time at which `tick` wants to be called."""
+        return self._next_beat
 
-    def send(self, message: dict[str, Any]) -> None:
-        """A message is far smaller than a socket's buffer: a peer that reads nothing cannot hold us up, it is cut."""
-        if self._connection:
-            try:
-                self._connection.sendall(json.dumps(message).encode() + b"\n")
-            except OSError:
-                self.close()
-
-    def close(self) -> None:
-        if self._connection:
-            self._loop.unwatch(self._connection.fileno())
-            self._connection.close()
-            self._connection = None
-
-    def _read(self) -> None:
-        assert self._connection
-        try:
-            data = self._connection.recv(65536)
-        except BlockingIOError:
+    def tick(self) -> None:
+        """Beat, and look who has been silent."""
+        now = time.monotonic()
+        if now < self._next_beat:
             return
-        except OSError:
-            data = b""
-        self._buffer += data
-        *lines, self._buffer = self._buffer.split(b"\n")
-        if not data or len(self._buffer) > _LONGEST:
-            self.close()
-        for line in lines:
-            try:
-                message = json.loads(line)
-            except ValueError:
-                message = None
-            if not isinstance(message, dict):
-                self.close()  # not one of us
-                return
-            self._on_message(message)
+        late, self._next_beat = now - self._next_beat, now + BEAT
+        for host, wire in list(self._wired().items()):
+            wire.send({"beat": True})
+            silence = now - wire.heard_at
+            # If we ourselves did not run for a while, what they sent is still waiting to be read.
+            if late > BEAT or silence < SILENCE:
+                if host in self._silent and silence < SILENCE:
+                    self._silent.discard(host)
+                    self._ears.say(f"{host} is heard again")
+                continue
+            if host not in self._silent:
+                self._silent.add(host)
+                self._ears.say(f"nothing heard from {host} for {silence:.0f} s")
+            if self._timeout and silence > self._timeout:
+                wire.close()
+                self._gone(host, f"nothing was heard from it for {silence:.0f} s", silent_for=silence)
 
 
-class Hub:
+class Hub(Listening):
     """The first host's end: waits for all the others, then tells all of them the same."""
 
-    def __init__(self, loop: Loop, plan: LaunchPlan) -> None:
+    def __init__(self, loop: Loop, plan: LaunchPlan, ears: Ears) -> None:
+        super().__init__(plan, ears)
         self._loop = loop
-        self._job = plan.job.name
-        self._host = plan.host
-        self._waiting_for = set(plan.world.hosts) - {plan.host}
+        self._hosts = plan.world.hosts
+        self._waiting_for = set(self._hosts) - {plan.host}
         self._procs = {plan.host: len(plan.ranks)}
         self._wires: dict[str, Wire] = {}
-        self._done: set[str] = set()
-        self._hosts = plan.world.hosts
+        self._clocks: dict[str, float] = {}  # how far each host's clock is ahead of ours, seconds
+        self._ends: dict[str, HostEnd] = {}
+        self._started = False
+        self._ending = False
         self._listener = self._listen(plan)
         loop.watch(self._listener.fileno(), self._accept)
 
     @property
     def complete(self) -> bool:
-        for host in [host for host, wire in self._wires.items() if not wire.open]:
-            del self._wires[host]  # it came and went: it may come again
-            self._waiting_for.add(host)
         return not self._waiting_for
 
     def missing(self) -> str:
         """Who has not come, for people."""
         return (
-            f"{', '.join(sorted(self._waiting_for))} did not come; {self._host} waited for {len(self._hosts) - 1} "
-            f"hosts at port {self._listener.getsockname()[1]}; look at the missing hosts' own logs, "
-            f"and whether the security group lets hosts of this job talk to each other"
+            f"{', '.join(sorted(self._waiting_for))} did not come; {self._plan.host} waited for "
+            f"{len(self._hosts) - 1} hosts at port {self._listener.getsockname()[1]}; look at the missing hosts' own "
+            f"logs, and whether the security group lets hosts of this job talk to each other"
         )
 
     def welcome(self, *, port: int, agent_store: bool) -> Meeting:
         """All are here: tell everyone where ranks meet."""
-        for wire in self._wires.values():
-            wire.send({"procs": self._procs, "port": port, "agent_store": agent_store})
+        self._started = True
+        self._tell({"procs": self._procs, "port": port, "agent_store": agent_store})
         return Meeting(World.of(self._hosts, self._procs), port, agent_store)
 
-    @property
-    def may_leave(self) -> bool:
-        """Whether every other host is done, or gone."""
-        return all(host in self._done or not wire.open for host, wire in self._wires.items())
+    def failed(self) -> None:
+        """A rank of ours has failed."""
+        self._end()
 
-    def done(self, exit_code: int) -> None:
-        """Our own ranks have ended. The first host leaves last, since the ranks' store lives there."""
+    def stop(self, number: int) -> None:
+        """We were told to stop."""
+        self._tell({"stop": number})
+
+    def done(self, end: HostEnd) -> None:
+        """Our own ranks have ended."""
+        self._ended(end)
 
     def close(self) -> None:
         for wire in self._wires.values():
-            wire.send({"leave": True})
             wire.close()
         self._loop.unwatch(self._listener.fileno())
         self._listener.close()
+
+    def _wired(self) -> dict[str, Wire]:
+        return {host: wire for host, wire in self._wires.items() if wire.open}
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        for wire in list(self._wires.values()):
+            wire.send(message)
+
+    def _end(self) -> None:
+        """A host has failed: everyone's ranks wait for ranks that will not come."""
+        if not self._ending:
+            self._ending = True
+            self._tell({"end": True})
+            self._ears.end()
+
+    def _ended(self, end: HostEnd) -> None:
+        """One more host is through. When all are, the verdict."""
+        self._ends.setdefault(end.host, end)
+        if end.failure:
+            self._end()
+        # Before the start, hosts that never came are not waited for when the job has failed.
+        expected = set(self._hosts) if self._started else {self._plan.host, *self._wires}
+        if self.verdict is None and expected <= set(self._ends):
+            verdict = decide(self._ends.values())
+            self.verdict = verdict or Outcome(0)
+            self._tell({"verdict": {"exit_code": verdict.exit_code, "failure": verdict.failure} if verdict else {}})
+
+    def _gone(self, host: str, why: str, *, silent_for: float = 0.0) -> None:
+        if host in self._ends:
+            return
+        if not self._started and not self._ending:
+            del self._wires[host]  # it came and went: it may come again
+            self._waiting_for.add(host)
+            return
+        self._ears.say(f"lost {host}: {why}")
+        self._ended(HostEnd.lost(host, why, at=time.time() - silent_for))
 
     def _listen(self, plan: LaunchPlan) -> socket.socket:
         family, kind, protocol, _, address = _resolve(plan.master, plan.link_port)[0]
@@ -155,43 +204,62 @@ class Hub:
             connection, _ = self._listener.accept()
         except OSError:
             return
-        wire = Wire(self._loop, connection, lambda message: self._heard(wire, message))
+        wire = Wire(self._loop, connection, lambda m: self._heard(wire, m), lambda: self._closed(wire))
+
+    def _closed(self, wire: Wire) -> None:
+        for host in [host for host, known in self._wires.items() if known is wire]:
+            self._gone(host, "its connection broke: its supervisor is gone")
 
     def _heard(self, wire: Wire, message: dict[str, Any]) -> None:
         if "trainkit" in message:
             self._hello(wire, message)
+            return
+        host = next((host for host, known in self._wires.items() if known is wire), None)
+        if host is None:
+            wire.close()  # it did not say who it is
+        elif "failed" in message:
+            self._end()
+        elif "stop" in message:
+            self._tell({"stop": message["stop"]})
+            self._ears.stop(int(message["stop"]))
         elif "done" in message:
-            self._done |= {host for host, known in self._wires.items() if known is wire}
+            try:
+                self._ended(HostEnd.of(message["done"], host=host, clock_ahead=self._clocks[host]))
+            except (KeyError, TypeError, ValueError):
+                self._gone(host, "it said something that makes no sense")
 
     def _hello(self, wire: Wire, message: dict[str, Any]) -> None:
         host, procs = message.get("host"), message.get("procs")
         if message["trainkit"] != VERSION:
-            why = f"{self._host} speaks version {VERSION} of trainkit's link: run the same image on all hosts"
-        elif message.get("job") != self._job:
-            why = f"{self._host} runs job {self._job!r}: two jobs share the port; set TRAINKIT_PORT"
-        elif host not in self._waiting_for or not isinstance(procs, int):
-            why = f"{self._host} expects no {host!r}, or has met it already"
+            why = f"{self._plan.host} speaks version {VERSION} of trainkit's link: run the same image on all hosts"
+        elif message.get("job") != self._plan.job.name:
+            why = f"{self._plan.host} runs job {self._plan.job.name!r}: two jobs share the port; set TRAINKIT_PORT"
+        elif host not in self._waiting_for or not isinstance(procs, int) or not 1 <= procs <= 1024:
+            why = f"{self._plan.host} expects no {host!r} now, or has met it already"
         else:
             self._waiting_for.discard(host)
             self._procs[host] = procs
             self._wires[host] = wire
+            now = message.get("now")
+            self._clocks[host] = now - time.time() if isinstance(now, int | float) else 0.0
             return
         wire.send({"refused": why})
         wire.close()
 
 
-class Spoke:
+class Spoke(Listening):
     """Every other host's end."""
 
-    def __init__(self, loop: Loop, plan: LaunchPlan) -> None:
+    def __init__(self, loop: Loop, plan: LaunchPlan, ears: Ears) -> None:
+        super().__init__(plan, ears)
         self._loop = loop
-        self._plan = plan
         self._pause = _RETRY[0]
         self._next_try = 0.0
         self._trying: socket.socket | None = None
         self._wire: Wire | None = None
         self._problem = "not tried yet"
-        self._leave = False
+        self._own_end: HostEnd | None = None
+        self._lost: HostEnd | None = None
         self.meeting: Meeting | None = None
 
     @property
@@ -201,13 +269,17 @@ class Spoke:
     @property
     def next_try(self) -> float | None:
         """The monotonic time at which `attempt` wants to be called, if it does."""
-        connected = self._wire is not None and self._wire.open
-        return None if connected or self._trying or self.meeting else self._next_try
+        return None if self.connected or self._trying or self.meeting else self._next_try
+
+    @property
+    def connected(self) -> bool:
+        """Whether the first host has been reached: it is the one that knows who is missing."""
+        return self._wire is not None and self._wire.open
 
     def missing(self) -> str:
         """Why there was no meeting, for people."""
         where = f"{self._plan.world.first} ({self._plan.master}:{self._plan.link_port})"
-        if self._wire and self._wire.open:
+        if self.connected:
             return f"{self._plan.host} reached {where}, which is still waiting for other hosts: its log names them"
         return f"{self._plan.host} could not reach {where}: {self._problem}. Look at that host's own log"
 
@@ -228,21 +300,46 @@ class Spoke:
         self._trying = connection
         self._loop.watch(connection.fileno(), self._connected, writing=True)
 
-    def done(self, exit_code: int) -> None:
-        """Our ranks have ended."""
-        if self._wire:
-            self._wire.send({"done": exit_code})
+    def failed(self) -> None:
+        """A rank of ours has failed."""
+        self._send({"failed": True})
 
-    @property
-    def may_leave(self) -> bool:
-        """Whether the first host says so, or is gone."""
-        return self._leave or self._wire is None or not self._wire.open
+    def stop(self, number: int) -> None:
+        """We were told to stop."""
+        self._send({"stop": number})
+
+    def done(self, end: HostEnd) -> None:
+        """Our ranks have ended."""
+        self._own_end = end
+        self._send({"done": end.message()})
+        self._decide_alone()
 
     def close(self) -> None:
         if self._trying:
             self._give_up_try()
         if self._wire:
             self._wire.close()
+
+    def _wired(self) -> dict[str, Wire]:
+        return {self._plan.world.first: self._wire} if self._wire and self._wire.open else {}
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if self._wire:
+            self._wire.send(message)
+
+    def _gone(self, host: str, why: str, *, silent_for: float = 0.0) -> None:
+        if self.verdict or not self.meeting:
+            return
+        self._ears.say(f"lost {host}: {why}")
+        self._lost = HostEnd.lost(host, why, at=time.time() - silent_for)
+        self._ears.end()
+        self._decide_alone()
+
+    def _decide_alone(self) -> None:
+        """Without the first host, our own end and its loss are all that there is to judge by."""
+        cut_off = self._wire is None or not self._wire.open
+        if cut_off and self._own_end and self.verdict is None:
+            self.verdict = decide(filter(None, (self._own_end, self._lost))) or Outcome(0)
 
     def _connected(self) -> None:
         assert self._trying
@@ -253,15 +350,24 @@ class Spoke:
             return
         connection, self._trying = self._trying, None
         self._loop.unwatch(connection.fileno())
-        self._wire = Wire(self._loop, connection, self._heard)
+        self._wire = Wire(self._loop, connection, self._heard, self._closed)
         plan = self._plan
-        self._wire.send({"trainkit": VERSION, "job": plan.job.name, "host": plan.host, "procs": len(plan.ranks)})
+        hello = {"trainkit": VERSION, "job": plan.job.name, "host": plan.host, "procs": len(plan.ranks)}
+        self._wire.send({**hello, "now": time.time()})
+
+    def _closed(self) -> None:
+        self._gone(self._plan.world.first, "its connection broke: its supervisor is gone")
 
     def _heard(self, message: dict[str, Any]) -> None:
         if "refused" in message:
             raise PeerLost(f"{self._plan.world.first} refused {self._plan.host}: {message['refused']}")
-        if "leave" in message:
-            self._leave = True
+        if "verdict" in message:
+            told = message["verdict"]
+            self.verdict = Outcome(told["exit_code"], told["failure"]) if told else Outcome(0)
+        elif "end" in message:
+            self._ears.end()
+        elif "stop" in message:
+            self._ears.stop(int(message["stop"]))
         elif "procs" in message:
             world = World.of(self._plan.world.hosts, message["procs"])
             self.meeting = Meeting(world, message["port"], message["agent_store"])

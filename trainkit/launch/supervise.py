@@ -1,7 +1,7 @@
 """The supervisor: PID 1 of a host's container, owner of its ranks.
 
 read, plan  →  import torch in the template ┐
-               meet the other hosts         ┴→  start ranks  →  wait for their ends  →  leave together  →  judge
+               meet the other hosts         ┴→  start ranks  →  wait for their ends  →  hear the verdict, leave together
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from trainkit.contract.job import Job
-from trainkit.contract.outcome import Outcome
-from trainkit.errors import PeerLost
+from trainkit.contract.outcome import LIMIT, Outcome
+from trainkit.errors import PeerLost, TrainkitError
+from trainkit.launch.council import HostEnd
 from trainkit.launch.course import Course, Signal
 from trainkit.launch.engines import Engine, Setting, engine_for
 from trainkit.launch.engines.base import Started
 from trainkit.launch.loop import Loop
 from trainkit.launch.output import Console
-from trainkit.launch.peers import Hub, Spoke
+from trainkit.launch.peers import Ears, Hub, Spoke
 from trainkit.launch.processes import FORWARDED, become_reaper, kill_group, reap, send
 from trainkit.launch.relay import Relay
 from trainkit.plan import launch
@@ -49,6 +50,10 @@ def run(job: Job, *, machine: Machine, script: Script, environ: Mapping[str, str
         shutil.rmtree(run_dir, ignore_errors=True)
 
 
+_FIRST_TELLS = 15.0
+"""Seconds beyond `peer_wait` in which the first host, which waits as long, may say who was missing."""
+
+
 class _Supervisor:
     def __init__(
         self, plan: LaunchPlan, *, machine: Machine, environ: Mapping[str, str], console: Console, run_dir: Path
@@ -62,25 +67,57 @@ class _Supervisor:
         self._course = Course(host=plan.host, stop_grace=plan.job.settings.stop_grace)
         self._started: dict[int, Started] = {}
         self._ready = False
+        self._link: Hub | Spoke | None = None
+        self._stopped_by_others = False
+        self._impatient = False
         setting = Setting(environ=environ, run_dir=run_dir, relay=self._relay, loop=self._loop, say=self._say)
         self._engine: Engine = engine_for(plan.engine, setting)
 
     def run(self) -> Outcome:
         with self._loop:
-            link = self._link()
+            self._link = self._make_link()
             try:
-                self._announce()
-                self._engine.prepare(self._plan, self._engine_ready)
-                meeting = self._meet(link)
-                if meeting:
-                    self._start(meeting)
-                    self._wait()
-                    self._leave_together(link)
-                return self._course.outcome(stopped_code=self._stopped_code())
+                return self._conclude(self._run_ranks())
             finally:
                 self._end_everything()
-                if link:
-                    link.close()
+                if self._link:
+                    self._link.close()
+
+    def _run_ranks(self) -> Outcome:
+        """This host's own part, to its own end."""
+        try:
+            self._announce()
+            self._engine.prepare(self._plan, self._engine_ready)
+            meeting = self._meet()
+            if meeting:
+                self._start(meeting)
+                self._wait()
+        except TrainkitError as error:
+            if not self._link:
+                raise
+            self._carry_out(self._course.told_to_end(now=time.monotonic(), at=time.time()))
+            self._wait()
+            return Outcome(error.exit_code, str(error))
+        return self._course.outcome(stopped_code=self._stopped_code())
+
+    def _conclude(self, own: Outcome) -> Outcome:
+        """What this host's part comes to beside the others': hosts leave together, all with the first cause of all.
+
+        A host that is done early stays until all are: the first one hosts the store that the others' ranks use.
+        """
+        link = self._link
+        if link is None:
+            return own
+        failure = _read(self._plan.job.paths.failure) or own.failure if own.exit_code else own.failure
+        link.done(HostEnd(self._plan.host, own.exit_code, failure, at=self._course.failed_at(time.time())))
+        while link.verdict is None and not self._impatient:
+            self._loop.turn(until=link.next_tick)
+            link.tick()
+        if link.verdict is None or not link.verdict.failure:
+            return own
+        if link.verdict.failure != failure:
+            self._say(f"the job failed elsewhere first: {link.verdict.cause}")
+        return link.verdict
 
     def _announce(self) -> None:
         plan, world = self._plan, self._plan.world
@@ -92,25 +129,31 @@ class _Supervisor:
         for warning in plan.warnings:
             self._say(f"warning: {warning}")
 
-    def _link(self) -> Hub | Spoke | None:
+    def _make_link(self) -> Hub | Spoke | None:
         if len(self._plan.world.hosts) == 1:
             return None
-        return Hub(self._loop, self._plan) if self._plan.leads else Spoke(self._loop, self._plan)
+        ears = Ears(end=self._others_failed, stop=self._told_to_stop, say=self._say)
+        return (Hub if self._plan.leads else Spoke)(self._loop, self._plan, ears)
 
-    def _meet(self, link: Hub | Spoke | None) -> Meeting | None:
-        """Wait until every host is here and this one's engine is ready. None if told to stop before."""
+    def _meet(self) -> Meeting | None:
+        """Wait until every host is here and this one's engine is ready. None if told to stop or end before."""
+        link = self._link
         patience = self._plan.job.settings.peer_wait
         deadline = time.monotonic() + patience
         while not (self._ready and (link is None or link.complete)):
-            if self._course.stop_signal is not None:
+            if self._course.stop_signal is not None or self._course.others_failed:
                 return None
-            if link and not link.complete and time.monotonic() > deadline:
+            told_by_first = isinstance(link, Spoke) and link.connected
+            if link and not link.complete and time.monotonic() > deadline + _FIRST_TELLS * told_by_first:
                 raise PeerLost(f"{link.missing()} (TRAINKIT_PEER_WAIT={patience:g} s)")
-            until = deadline if self._ready else None
+            moments = [max(deadline, time.monotonic() + 0.1)] if link and not link.complete else []
+            if link:
+                link.tick()
+                moments.append(link.next_tick)
             if isinstance(link, Spoke):
                 link.attempt()
-                until = min(filter(None, (until, link.next_try)), default=None)
-            self._loop.turn(until=until)
+                moments += [link.next_try] if link.next_try is not None else []
+            self._loop.turn(until=min(moments, default=None))
         if isinstance(link, Spoke):
             return link.meeting
         port, agent_store = self._engine.meeting_point(self._plan)
@@ -129,16 +172,11 @@ class _Supervisor:
 
     def _wait(self) -> None:
         while not self._course.over:
-            self._loop.turn(until=self._course.deadline)
+            moments = [self._course.deadline, self._link.next_tick if self._link else None]
+            self._loop.turn(until=min(filter(None, moments), default=None))
             self._carry_out(self._course.tick(now=time.monotonic()))
-
-    def _leave_together(self, link: Hub | Spoke | None) -> None:
-        """A host that is done early stays until all are: the first one hosts the store that the others' ranks use."""
-        code = self._course.outcome(stopped_code=0).exit_code
-        if link and code == 0 and self._course.stop_signal is None:
-            link.done(code)
-            while not link.may_leave and self._course.stop_signal is None:
-                self._loop.turn(until=None)
+            if self._link:
+                self._link.tick()
 
     def _stopped_code(self) -> int:
         """On SageMaker a stopped job has done what it was told. Slurm and Kubernetes requeue on 143."""
@@ -165,12 +203,30 @@ class _Supervisor:
         elif number in FORWARDED:
             self._carry_out([Signal(tuple(self._course.running), number)])
         elif not (number == signal.SIGINT and self._plan.keeps_terminal):  # else the script has had it already
-            if self._course.stop_signal is None:
-                grace = self._course.stop_grace
-                self._say(
-                    f"{signal.Signals(number).name}: told the ranks, they have {grace:g} s; again to kill them now"
-                )
+            self._asked_to_stop(number)
+
+    def _asked_to_stop(self, number: int) -> None:
+        """SIGTERM or SIGINT at this host."""
+        name = signal.Signals(number).name
+        if self._course.stop_signal is None:
+            self._say(f"{name}: told the ranks, they have {self._course.stop_grace:g} s; again to kill them now")
+            if self._link:
+                self._link.stop(number)
+        elif self._stopped_by_others:
+            self._stopped_by_others = False  # the others were quicker to hear of the same stop
+            return
+        else:
+            self._impatient = True
+        self._carry_out(self._course.told_to_stop(number, now=time.monotonic(), at=time.time()))
+
+    def _told_to_stop(self, number: int) -> None:
+        """Another host got the signal."""
+        if self._course.stop_signal is None and number in (signal.SIGTERM, signal.SIGINT):
+            self._stopped_by_others = True
             self._carry_out(self._course.told_to_stop(number, now=time.monotonic(), at=time.time()))
+
+    def _others_failed(self) -> None:
+        self._carry_out(self._course.told_to_end(now=time.monotonic(), at=time.time()))
 
     def _reap(self) -> None:
         for ended in reap():
@@ -178,6 +234,8 @@ class _Supervisor:
             if started:  # else the template, the store, or some rank's orphan
                 ends = self._engine.ends(self._plan, started, ended)
                 self._carry_out(self._course.ended(ended.pid, ends, now=time.monotonic()))
+                if self._link and self._course.has_failed:
+                    self._link.failed()
 
     def _carry_out(self, signals: Iterable[Signal]) -> None:
         for order in signals:
@@ -189,6 +247,13 @@ class _Supervisor:
 
     def _say(self, text: str) -> None:
         self._console.say(self._plan.host, text)
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")[:LIMIT] or None
+    except OSError:
+        return None
 
 
 def _count(number: int, noun: str) -> str:

@@ -42,7 +42,7 @@ class Spawn:
                 host=plan.host,
                 status=ended.status,
                 time=time.time(),
-                record=read_record(self._setting.run_dir / f"{rank}.error.json") if ended.status > 0 else None,
+                record=read_record(self._setting.run_dir / f"{rank}.error.json") if ended.status else None,
                 tail=self._setting.relay.tail(str(rank)) if self._setting.relay else (),
             )
         ]

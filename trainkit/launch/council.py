@@ -1,0 +1,49 @@
+"""How a job of several hosts ended: every host's own end, and the one verdict that all of them go by. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from trainkit.contract.blame import is_collateral
+from trainkit.contract.outcome import Outcome
+from trainkit.errors import PeerLost
+
+
+@dataclass(frozen=True, slots=True)
+class HostEnd:
+    """How one host's part ended. `at` is when its cause arose, seconds since the epoch by the first host's clock."""
+
+    host: str
+    exit_code: int
+    failure: str | None
+    at: float
+
+    @classmethod
+    def lost(cls, host: str, why: str, *, at: float) -> HostEnd:
+        """The end of a host that can no longer say anything itself."""
+        text = f"lost {host}: {why}\nIts own log, if it has one, says more. A host that vanishes is worth a retry."
+        return cls(host, PeerLost.exit_code, text, at)
+
+    def message(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def of(cls, message: Any, *, host: str, clock_ahead: float) -> HostEnd:
+        """The end in a host's own words. Raises KeyError, TypeError or ValueError where they are none."""
+        failure = message["failure"]
+        text = None if failure is None else str(failure)[:4096]
+        return cls(host, int(message["exit_code"]) & 0xFF, text, float(message["at"]) - clock_ahead)
+
+
+def decide(ends: Iterable[HostEnd]) -> Outcome | None:
+    """The job's outcome on every host: the first cause there was, an echo only where there is nothing else.
+
+    None where no host failed; each then keeps its own exit code (0, or what a script's own stop handler chose).
+    """
+    causes = [end for end in ends if end.failure]
+    if not causes:
+        return None
+    first = min(causes, key=lambda end: (is_collateral(end.failure.split("\n", 1)[0] if end.failure else ""), end.at))
+    return Outcome(first.exit_code or 1, first.failure)
