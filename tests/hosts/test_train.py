@@ -291,6 +291,113 @@ def test_sigterm_reaches_the_ranks(
     assert processes_mentioning(str(tmp_path)) == []
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_script_is_compiled_as_its_own_text_says(tmp_path: Path, engine: tuple[str, ...]) -> None:
+    ran = train(lay_tree(tmp_path, "def f(x: int): pass\nprint('annotated', f.__annotations__)"), *engine)
+    assert "annotated {'x': <class 'int'>}" in ran.out
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_files_beside_the_script_do_not_stand_in_for_ours(tmp_path: Path, engine: tuple[str, ...]) -> None:
+    root = lay_tree(tmp_path, "import output, json, trainkit\nprint(output.MINE)\nraise ValueError('x')")
+    for name in ("output", "json", "trainkit", "traceback", "socket", "selectors"):
+        (root / f"code/{name}.py").write_text("MINE = 'the script\\'s own'")
+    ran = train(root, *engine)
+    assert "[algo-1:0] the script's own" in ran.out, ran.out
+    assert (ran.failure or "").splitlines()[0] == "ValueError: x"
+
+
+@pytest.mark.parametrize(
+    ("ending", "cause"),
+    [
+        ("class E(Exception):\n    def __str__(self): 1 / 0\nraise E", "E: <exception str() failed>"),
+        ("sys.stdout.close()\nraise ValueError('x')", "ValueError: x"),
+        ("sys.excepthook = None\nraise ValueError('x')", "ValueError: x"),
+    ],
+)
+def test_a_cause_survives_the_scripts_worst_manners(tmp_path: Path, ending: str, cause: str) -> None:
+    ran = train(lay_tree(tmp_path, f"import sys\n{ending}"))
+    assert (ran.code, (ran.failure or "").splitlines()[0]) == (1, cause), ran.out
+    assert "rank.py" not in (ran.failure or "")
+
+
+@pytest.mark.parametrize("session", [False, True])
+def test_a_child_that_writes_for_ever_holds_nobody_up(tmp_path: Path, session: bool) -> None:
+    root = lay_tree(
+        tmp_path, f"import subprocess; subprocess.Popen(['yes'], start_new_session={session}); print('done')"
+    )
+    ran = train(root)
+    assert ran.code == 0
+    assert processes_mentioning(str(tmp_path)) == []
+
+
+def test_a_rank_that_raised_and_was_slow_to_leave_is_blamed_before_its_quick_neighbour(tmp_path: Path) -> None:
+    script = """
+import os, threading, time
+if os.environ["RANK"] == "0":
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    raise ValueError("the real cause")
+time.sleep(1)
+raise ConnectionResetError("peer closed")
+"""
+    ran = train(lay_tree(tmp_path, script), "--procs", "2")
+    assert (ran.code, (ran.failure or "").splitlines()[0]) == (1, "ValueError: the real cause")
+
+
+def test_what_an_earlier_run_left_is_not_this_ones_failure(tmp_path: Path) -> None:
+    root = lay_tree(tmp_path, "import os, sys; sys.exit(int(os.environ['CODE']))")
+    assert train(root, CODE="7").failure is not None
+    again = train(root, CODE="0")
+    assert (again.code, again.failure) == (0, None)
+    assert (root / "output/failure.previous").read_text().startswith("exit code 7")
+    third = train(root, CODE="8")
+    assert (third.failure or "").startswith("exit code 8")
+    assert not (root / "output/success").exists()
+
+
+def test_a_log_that_nobody_reads_does_not_make_it_deaf(tmp_path: Path) -> None:
+    root = lay_tree(tmp_path, "print('ready', flush=True)\nwhile True: print('x' * 1000)")
+    argv = [*TRAIN, "--procs", "2", "--stop-grace", "1"]
+    with subprocess.Popen(argv, env=environment(SAGEMAKER_BASE_DIR=str(root)), stdout=subprocess.PIPE) as running:
+        assert running.stdout
+        running.stdout.readline()
+        time.sleep(0.5)  # until the pipe is full there is nothing to be seen
+        running.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + DEADLINE
+        while len(processes_mentioning(str(tmp_path))) > 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        running.stdout.read()
+        assert running.wait(DEADLINE) == 143
+
+
+def test_what_nohup_ignores_stays_ignored(tmp_path: Path) -> None:
+    root = lay_tree(tmp_path, "import signal, time; print('ready', flush=True); time.sleep(1); print('went on')")
+    with subprocess.Popen(
+        ["sh", "-c", 'trap "" HUP; exec "$0" "$@"', *TRAIN], env=environment(SAGEMAKER_BASE_DIR=str(root)),
+        stdout=subprocess.PIPE, text=True,
+    ) as running:  # fmt: skip
+        assert running.stdout
+        while "ready" not in running.stdout.readline():
+            pass
+        running.send_signal(signal.SIGHUP)
+        assert "went on" in running.stdout.read()
+        assert running.wait(DEADLINE) == 0
+
+
+def test_a_signal_that_came_while_nobody_listened_is_heard_once_someone_does(tmp_path: Path) -> None:
+    root = lay_tree(tmp_path, "import time; time.sleep(600)")
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        running = subprocess.Popen([*TRAIN], env=environment(SAGEMAKER_BASE_DIR=str(root)), stdout=subprocess.PIPE)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    running.send_signal(signal.SIGTERM)
+    running.communicate(timeout=DEADLINE)
+    assert running.returncode == 143
+    assert processes_mentioning(str(tmp_path)) == []
+
+
 def test_killing_the_supervisor_ends_its_ranks(tmp_path: Path) -> None:
     root = lay_tree(tmp_path, STOPPING, hyperparameters={"how": "ignore"})
     for engine in (("--engine", "spawn"), FORKED):

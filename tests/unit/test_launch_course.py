@@ -18,7 +18,7 @@ def end(rank: int, status: int, *, at: float = 0.0, raised: float | None = None)
 def course(*pids: int, grace: float = 110) -> Course:
     made = Course(host="algo-1", stop_grace=grace)
     for pid in pids:
-        assert made.started(pid) == []
+        made.started(pid)
     return made
 
 
@@ -95,10 +95,15 @@ def test_a_failure_before_the_stop_is_still_the_cause() -> None:
     assert c.outcome(stopped_code=0).exit_code == 42
 
 
-def test_a_rank_started_after_the_stop_hears_of_it() -> None:
-    c = course(1)
-    c.told_to_stop(T, now=50, at=1000)
-    assert c.started(2) == [Signal((2,), T)]
+def test_ranks_end_when_another_host_has_failed_and_that_is_no_failure_of_theirs() -> None:
+    c = course(1, 2)
+    assert c.told_to_end(now=50, at=1000) == [Signal((1, 2), T)]
+    assert c.told_to_end(now=51, at=1001) == []
+    assert c.tick(now=50 + SIBLING_GRACE) == [Signal((1, 2), K)]
+    c.ended(1, [end(0, -T, at=1001)], now=51)
+    c.ended(2, [end(1, 1, at=1002, raised=1001)], now=52)
+    assert not c.has_failed
+    assert c.outcome(stopped_code=143).failure is None
 
 
 def test_a_stop_before_any_rank_is_a_stop() -> None:

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from trainkit.contract import job as contract
@@ -44,6 +45,7 @@ def main() -> None:
 
 def train(paths: Paths, *, flags: dict[str, str], console: Console) -> Outcome:
     """One host's part of the job, from its config files to the verdict."""
+    _set_aside(paths)
     job = contract.read(paths, environ=os.environ, flags=flags)
     entry = script.look(script.locate(job))
     for folder in (paths.model, paths.output_data, job.checkpoints):
@@ -54,6 +56,14 @@ def train(paths: Paths, *, flags: dict[str, str], console: Console) -> Outcome:
     finally:
         if job.host_rank == 0:  # the one that writes the model; in the SDK's local mode all hosts share the folder
             _sweep(paths.model)
+
+
+def _set_aside(paths: Paths) -> None:
+    """What an earlier run left in the same root is not this one's failure, nor its success."""
+    with suppress(OSError):  # there is none, or it cannot be moved; then it could not be written either
+        paths.failure.replace(paths.failure.with_name("failure.previous"))
+    with suppress(OSError):
+        paths.success.unlink()
 
 
 def parse(arguments: Sequence[str]) -> dict[str, str]:

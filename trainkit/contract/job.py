@@ -49,7 +49,7 @@ class Job:
     def source(self) -> Path:
         """The folder the script lies in: the one asked for, else the channel `code`, else /opt/ml/code."""
         if self.settings.source:
-            return Path(self.settings.source)
+            return Path(self.settings.source).absolute()
         return next((channel.path for channel in self.channels if channel.name == "code"), self.paths.code)
 
     def address(self, host: str) -> str:

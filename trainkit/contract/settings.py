@@ -117,7 +117,7 @@ TABLE = (
         "groups", _names, "group names: a,b", "instance groups that train together, in a heterogeneous cluster",
         hyperparameter="sagemaker_distribution_instance_groups",
     ),
-    Setting("port", _whole(1, 65535), "a port", "where the first host listens for the others"),
+    Setting("port", _whole(1, 65534), "a port below 65535", "where the first host listens for the others"),
     Setting("peer_wait", seconds, "seconds: 90, 10m", "how long hosts wait for each other at the start"),
     Setting("peer_timeout", seconds, "seconds: 30, 2m", "silence after which a host counts as lost; 0: only report it"),
     Setting("stop_grace", seconds, "seconds: 90, 1.5m", "from SIGTERM to SIGKILL; SageMaker itself kills after 120 s"),

@@ -54,11 +54,8 @@ class Course:
         """When the first such rank failed, seconds since the epoch."""
         return min((end.failed_at for end in self.ends if end.status != 0 and not end.stopped), default=default)
 
-    def started(self, pid: int) -> list[Signal]:
+    def started(self, pid: int) -> None:
         self.running.add(pid)
-        # Told to stop or end between two starts: the later one must hear of it too.
-        number = self.stop_signal or (signal.SIGTERM if self.others_failed else None)
-        return [Signal((pid,), number)] if number else []
 
     def ended(self, pid: int, ends: Iterable[RankEnd], *, now: float) -> list[Signal]:
         """A process is gone, and with it the ranks of `ends`."""

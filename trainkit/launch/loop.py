@@ -29,9 +29,13 @@ class Loop:
         os.set_blocking(self._waker, False)
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         for number in _HEARD:
+            if number in FORWARDED and signal.getsignal(number) is signal.SIG_IGN:
+                continue  # nohup's choice, and not ours to undo
             # The handler does nothing: its being there makes the kernel write the number to the pipe, and makes
             # SIGTERM reach PID 1 at all.
             self._old_handlers[number] = signal.signal(number, lambda *_: None)
+        # Whoever started us may have held these back until someone listens.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
         self.watch(self._wake, self._woken)
         return self
 

@@ -12,8 +12,11 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 _LONGEST = 64 * 1024  # bytes of a line; a longer one is shown in pieces
+_MOST_KEPT = 1 << 20  # bytes that wait for a slow reader before those who write are held back
+_LAST_PATIENCE = 10.0  # seconds that a reader may stall at the very end
 _BAR_PAUSE = 5.0  # seconds between two states of a progress bar
 
 
@@ -92,23 +95,76 @@ def _line_end(data: bytes, start: int) -> tuple[int, int, bool] | None:
     return (newline, newline + 1, True) if newline >= 0 else None
 
 
+class Watcher(Protocol):
+    """The part of the event loop that a console needs."""
+
+    def watch(self, descriptor: int, callback: Callable[[], None], *, writing: bool = False) -> None: ...
+    def unwatch(self, descriptor: int) -> None: ...
+
+
 class Console:
-    """Our stdout. It may be slow (then we wait) or gone (then the job goes on without it)."""
+    """Our stdout. It may be gone (then the job goes on without it) or slow.
+
+    Without a loop, a write waits for a slow reader. Attended by one it never does: what cannot be written yet is kept,
+    and `full` asks those who write to hold back, so that a stalled log never makes the supervisor deaf to signals.
+    """
 
     def __init__(self, descriptor: int = 1) -> None:
         self._descriptor = descriptor
         self._gone = False
+        self._kept = bytearray()
+        self._loop: Watcher | None = None
+        self._waiting = False
+        self.on_room: Callable[[], None] = lambda: None
+
+    @property
+    def full(self) -> bool:
+        return len(self._kept) > _MOST_KEPT
+
+    def attend(self, loop: Watcher) -> None:
+        """From now on, write when there is room, as the loop tells."""
+        self._loop = loop
 
     def write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view and not self._gone:
-            try:
-                view = view[os.write(self._descriptor, view) :]
-            except BlockingIOError:
-                select.select([], [self._descriptor], [])
-            except OSError:
-                self._gone = True
+        if self._gone:
+            return
+        self._kept += data
+        self._pass_on(patience=None if self._loop is None else 0.0)
+        if self._kept and self._loop and not self._waiting:
+            self._waiting = True
+            self._loop.watch(self._descriptor, self._room, writing=True)
 
     def say(self, speaker: str, text: str) -> None:
         """A message of our own, each of its lines under the host's prefix."""
         self.write("".join(f"[{speaker}] {line}\n" for line in text.splitlines()).encode("utf-8", "replace"))
+
+    def finish(self) -> None:
+        """The loop ends: write what is kept, as long as someone reads."""
+        if self._waiting and self._loop:
+            self._loop.unwatch(self._descriptor)
+        self._loop, self._waiting = None, False
+        self._pass_on(patience=_LAST_PATIENCE)
+
+    def _room(self) -> None:
+        self._pass_on(patience=0.0)
+        if not self._kept and self._loop:
+            self._waiting = False
+            self._loop.unwatch(self._descriptor)
+        if not self.full:
+            self.on_room()
+
+    def _pass_on(self, *, patience: float | None) -> None:
+        """Write while there is room; wait for it up to `patience` seconds at a time (None: for ever)."""
+        while self._kept and not self._gone:
+            try:
+                if not select.select([], [self._descriptor], [], patience)[1]:
+                    return
+                # A pipe that select calls writable takes this much without blocking, and no more for sure.
+                written = os.write(self._descriptor, self._kept[: select.PIPE_BUF])
+            except BlockingIOError:
+                continue
+            except OSError:
+                self._gone = True
+                self._kept.clear()
+                return
+            del self._kept[:written]

@@ -16,8 +16,10 @@ A connection that breaks is a supervisor that is gone: lost at once.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,6 +38,7 @@ BEAT = 2.0
 """Seconds between two beats."""
 SILENCE = 10.0
 """Seconds without a word from a host after which it is named in the log."""
+_SIOCGIFADDR = 0x8915  # Linux's request for an interface's address; elsewhere it fails, which is an answer too
 _RETRY = (0.02, 1.0)  # seconds between two attempts to reach the first host: the first pause, and the longest
 
 
@@ -184,16 +187,16 @@ class Hub(Listening):
         self._ended(HostEnd.lost(host, why, at=time.time() - silent_for))
 
     def _listen(self, plan: LaunchPlan) -> socket.socket:
-        family, kind, protocol, _, address = _resolve(plan.master, plan.link_port)[0]
-        listener = socket.socket(family, kind, protocol)
+        address = (_own_address(plan), plan.link_port)
+        listener = socket.socket(socket.AF_INET)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
         except OSError as error:
             listener.close()
             raise TrainkitError(
-                f"{plan.host} cannot listen at {address[0]}:{plan.link_port} for the other hosts: {error.strerror}. "
-                f"Set TRAINKIT_PORT to a free port, on all hosts alike"
+                f"{plan.host} cannot listen at {address[0] or 'any address'}:{plan.link_port} for the other hosts: "
+                f"{error.strerror}. Set TRAINKIT_PORT to a free port, on all hosts alike"
             ) from None
         listener.listen(min(len(self._hosts) * 2, 4096))
         listener.setblocking(False)
@@ -234,8 +237,10 @@ class Hub(Listening):
             why = f"{self._plan.host} speaks version {VERSION} of trainkit's link: run the same image on all hosts"
         elif message.get("job") != self._plan.job.name:
             why = f"{self._plan.host} runs job {self._plan.job.name!r}: two jobs share the port; set TRAINKIT_PORT"
-        elif host not in self._waiting_for or not isinstance(procs, int) or not 1 <= procs <= 1024:
+        elif not isinstance(host, str) or host not in self._waiting_for:
             why = f"{self._plan.host} expects no {host!r} now, or has met it already"
+        elif not isinstance(procs, int) or not 1 <= procs <= 1024:
+            why = f"{procs!r} is no number of ranks"
         else:
             self._waiting_for.discard(host)
             self._procs[host] = procs
@@ -380,5 +385,23 @@ class Spoke(Listening):
             self._trying = None
 
 
+def _own_address(plan: LaunchPlan) -> str:
+    """Where to listen: on the job's interface; on every address where that one is not to be found.
+
+    Not on what our own name resolves to, in general: Debian and Ubuntu make that 127.0.1.1. Local hosts share the
+    loopback interface, and there names are all there is.
+    """
+    if plan.host in plan.job.addresses:
+        return plan.job.addresses[plan.host]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        name = (plan.job.cluster.interface or "").encode()[:15]
+        try:
+            answer = fcntl.ioctl(any_socket, _SIOCGIFADDR, struct.pack("256s", name))
+            address = socket.inet_ntoa(answer[20:24])
+            return str(_resolve(plan.host, 0)[0][4][0]) if address.startswith("127.") else address
+        except OSError:
+            return ""
+
+
 def _resolve(host: str, port: int) -> list[tuple[Any, ...]]:
-    return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    return list(socket.getaddrinfo(host, port, family=socket.AF_INET, type=socket.SOCK_STREAM))

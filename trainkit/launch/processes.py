@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,13 +112,34 @@ def redirect(output: int) -> None:
 def reset_signals() -> None:
     """Undo what Python and the supervisor set; an exec keeps what is ignored."""
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ, *FORWARDED):
-        signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ, *FORWARDED):
+        if number not in FORWARDED or signal.getsignal(number) is not signal.SIG_IGN:  # what nohup ignores stays so
+            signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 FORWARDED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 """Signals that mean something to scripts only."""
+
+
+def kill_descendants() -> None:
+    """Kill and reap every process that is ours, and what falls to us when those are gone, until there is none.
+
+    We adopt orphans, so this reaches what a rank put into a session of its own, too.
+    """
+    while True:
+        try:
+            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()
+        except OSError:
+            return  # a system that does not tell
+        if not children:
+            return
+        for child in children:
+            send(int(child), signal.SIGKILL)
+        for child in children:
+            with suppress(ChildProcessError):
+                os.waitpid(int(child), 0)
 
 
 def kill_group(pid: int, number: int) -> None:

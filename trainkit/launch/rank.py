@@ -1,6 +1,6 @@
 """Inside a rank: run the user's script as `python script.py` would, and leave a record of how it failed.
 
-    python -m trainkit.launch.rank SCRIPT ARGUMENT...
+    python trainkit/launch/rank.py SCRIPT ARGUMENT...
 
 What differs from plain Python is only the record (see contract.outcome), written before the exception goes on its
 way, so that exit code, traceback, excepthooks and atexit are the script's own. Imports are few: every rank pays them.
@@ -14,12 +14,14 @@ import os
 import sys
 import types
 from collections.abc import Sequence
+from contextlib import suppress
 
 _RUN_DIR = "TRAINKIT_RUN_DIR"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     script, *arguments = sys.argv[1:] if argv is None else argv
+    forget_own_folder()
     _join_pipe()
     run(script, arguments)
 
@@ -33,14 +35,14 @@ def run(script: str, arguments: Sequence[str]) -> None:
     atexit.register(_let_gloo_settle)  # the first to be registered is the last to run
     sys.argv = [script, *arguments]
     if not sys.flags.safe_path:
-        sys.path[0] = _home(script)
+        sys.path.insert(0, _home(script))
     module = types.ModuleType("__main__")
     module.__file__ = script
     # Pickle and multiprocessing find the script's classes and file here.
     sys.modules["__main__"] = module
     try:
         with open(script, "rb") as source:  # noqa: PTH123
-            code = compile(source.read(), script, "exec")
+            code = compile(source.read(), script, "exec", dont_inherit=True)  # our __future__ is not the script's
         exec(code, module.__dict__)
     except SystemExit as error:
         error.__traceback__ = _from_script(error)
@@ -52,7 +54,8 @@ def run(script: str, arguments: Sequence[str]) -> None:
     except BaseException as error:  # noqa: BLE001 (the script may raise anything; it is recorded, shown, and ends us)
         error.__traceback__ = _from_script(error)
         _record(error)
-        sys.stdout.flush()
+        with suppress(Exception):  # the script may have closed it
+            sys.stdout.flush()
         sys.excepthook(type(error), error, error.__traceback__)
         sys.exit(1)
 
@@ -91,6 +94,12 @@ def _home(script: str) -> str:
     return os.path.dirname(script)  # noqa: PTH120 (pathlib is an import that a plain script may not need)
 
 
+def forget_own_folder() -> None:
+    """Take this file's folder, where Python found it, off the path: `import output` is the script's to answer."""
+    if not sys.flags.safe_path:
+        del sys.path[0]
+
+
 def _from_script(error: BaseException) -> types.TracebackType | None:
     """The traceback as Python would show it: from the script's first frame on."""
     trace = error.__traceback__
@@ -101,11 +110,21 @@ def _from_script(error: BaseException) -> types.TracebackType | None:
 
 def _record(error: BaseException) -> None:
     """Write the record where the supervisor looks for it, and where torchrun does, if that is elsewhere."""
-    import json
-    import time
-    import traceback
+    home = _home(sys.argv[0])
+    # The script may have put a json.py of its own in the library's place.
+    own = {name: module for name, module in sys.modules.items() if _stands_in(module, name, home=home)}
+    path, sys.path = sys.path, [folder for folder in sys.path if folder != home]
+    for name in own:
+        del sys.modules[name]
+    try:
+        import json
+        import time
+        import traceback
+    finally:
+        sys.path = path
+        sys.modules.update(own)
 
-    cause, frame = _cause(error), _own_frame(error, home=_home(sys.argv[0]))
+    cause, frame = _cause(error), _own_frame(error, home=home)
     record = {
         "message": {
             "message": cause,
@@ -128,13 +147,23 @@ def _record(error: BaseException) -> None:
             print(f"trainkit: cannot write {place}: {reason}", file=sys.stderr)
 
 
+def _stands_in(module: types.ModuleType, name: str, *, home: str) -> bool:
+    """Whether a module of the script's has taken a name of the standard library's."""
+    file = str(getattr(module, "__file__", None))
+    is_own = file.startswith(f"{home}/") and not str(os.__file__).startswith(f"{home}/")
+    return is_own and name.partition(".")[0] in sys.stdlib_module_names
+
+
 def _cause(error: BaseException) -> str:
     """`Type: message`, as a traceback's last line has it."""
     if isinstance(error, SystemExit):
         return str(error.code) if isinstance(error.code, str) else f"exit code {_exit_code(error)}"
     kind = type(error)
     module = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    try:
+        text = error.msg if isinstance(error, SyntaxError) else str(error)
+    except Exception:  # noqa: BLE001 (it is the script's own __str__)
+        text = "<exception str() failed>"
     return f"{module}{kind.__qualname__}" + (f": {text}" if text else "")
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import os
+import termios
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from trainkit.launch.loop import Loop
-from trainkit.launch.output import Lines
+from trainkit.launch.output import Console, Lines
 
 _CHUNK = 256 * 1024
 
@@ -22,11 +25,16 @@ class Sink(Protocol):
 class Relay:
     """One reading end per speaker; what comes out goes to the console, line by line, each after `label(speaker)`."""
 
-    def __init__(self, loop: Loop, console: Sink, *, label: Callable[[str], str]) -> None:
+    def __init__(self, loop: Loop, console: Sink, *, label: Callable[[str], str], brake: Console | None = None) -> None:
+        """While the console `brake` is full, nothing is read: the ranks' pipes fill up, and they wait."""
         self._loop = loop
         self._console = console
         self._label = label
         self._open: dict[str, int] = {}
+        self._held: set[str] = set()
+        self._brake = brake
+        if brake:
+            brake.on_room = self._resume
         self._lines: dict[str, Lines] = {}
 
     def pipe(self, speaker: str) -> int:
@@ -57,29 +65,50 @@ class Relay:
         os.set_inheritable(reader, False)
         self._open[speaker] = reader
         self._lines[speaker] = Lines(self._label(speaker))
-        self._loop.watch(reader, lambda: self._readable(speaker))
+        self._watch(speaker)
 
     def _readable(self, speaker: str) -> None:
-        self._read(speaker)
+        if self._brake and self._brake.full:
+            self._held.add(speaker)
+            self._loop.unwatch(self._open[speaker])
+        else:
+            self._read(speaker)
 
-    def _read(self, speaker: str) -> bool:
-        """Pass one chunk on. Returns whether there may be more right now."""
+    def _resume(self) -> None:
+        for speaker in self._held:
+            self._watch(speaker)
+        self._held.clear()
+
+    def _watch(self, speaker: str) -> None:
+        self._loop.watch(self._open[speaker], lambda: self._readable(speaker))
+
+    def _read(self, speaker: str) -> int:
+        """Pass one chunk on. Returns its size."""
         try:
             data = os.read(self._open[speaker], _CHUNK)
         except BlockingIOError:
-            return False
+            return 0
         if not data:
             self._finish(speaker)
-            return False
+            return 0
         self._console.write(self._lines[speaker].feed(data))
-        return True
+        return len(data)
 
     def _drain(self, speaker: str) -> None:
-        while speaker in self._open and self._read(speaker):
-            pass
+        """Pass on what is in the pipe now. Somebody may go on writing: a child that its rank left behind."""
+        if speaker not in self._open:
+            return
+        waiting = array.array("i", [0])
+        fcntl.ioctl(self._open[speaker], termios.FIONREAD, waiting)
+        left = waiting[0]
+        while left > 0 and speaker in self._open and (size := self._read(speaker)):
+            left -= size
 
     def _finish(self, speaker: str) -> None:
         self._console.write(self._lines[speaker].close())
         reader = self._open.pop(speaker)
-        self._loop.unwatch(reader)
+        if speaker in self._held:
+            self._held.discard(speaker)
+        else:
+            self._loop.unwatch(reader)
         os.close(reader)

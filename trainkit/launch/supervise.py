@@ -24,7 +24,7 @@ from trainkit.launch.engines.base import Started
 from trainkit.launch.loop import Loop
 from trainkit.launch.output import Console
 from trainkit.launch.peers import Ears, Hub, Spoke
-from trainkit.launch.processes import FORWARDED, become_reaper, kill_group, reap, send
+from trainkit.launch.processes import FORWARDED, become_reaper, kill_descendants, kill_group, reap, send
 from trainkit.launch.relay import Relay
 from trainkit.plan import launch
 from trainkit.plan.launch import LaunchPlan, Meeting
@@ -63,7 +63,9 @@ class _Supervisor:
         self._environ = environ
         self._console = console
         self._loop = Loop(on_signal=self._signalled)
-        self._relay = None if plan.keeps_terminal else Relay(self._loop, console, label=_label(plan.host))
+        self._relay = (
+            None if plan.keeps_terminal else Relay(self._loop, console, label=_label(plan.host), brake=console)
+        )
         self._course = Course(host=plan.host, stop_grace=plan.job.settings.stop_grace)
         self._started: dict[int, Started] = {}
         self._ready = False
@@ -75,8 +77,9 @@ class _Supervisor:
 
     def run(self) -> Outcome:
         with self._loop:
-            self._link = self._make_link()
+            self._console.attend(self._loop)
             try:
+                self._link = self._make_link()
                 return self._conclude(self._run_ranks())
             finally:
                 self._end_everything()
@@ -86,7 +89,8 @@ class _Supervisor:
     def _run_ranks(self) -> Outcome:
         """This host's own part, to its own end."""
         try:
-            self._announce()
+            for warning in self._plan.warnings:
+                self._say(f"warning: {warning}")
             self._engine.prepare(self._plan, self._engine_ready)
             meeting = self._meet()
             if meeting:
@@ -120,14 +124,13 @@ class _Supervisor:
         return link.verdict
 
     def _announce(self) -> None:
+        """What is about to run, now that it is known who takes part."""
         plan, world = self._plan, self._plan.world
         if plan.leads and not plan.keeps_terminal:
             shape = f"{_count(world.size, 'rank')} on {_count(len(world.hosts), 'host')}"
             self._say(f"{plan.script.path.name} as {shape}, {plan.engine} engine")
             if plan.defaults:
                 self._say("set " + " ".join(f"{default.name}={default.value}" for default in plan.defaults))
-        for warning in plan.warnings:
-            self._say(f"warning: {warning}")
 
     def _make_link(self) -> Hub | Spoke | None:
         if len(self._plan.world.hosts) == 1:
@@ -166,9 +169,10 @@ class _Supervisor:
             self._plan.job, machine=self._machine, script=self._plan.script, environ=self._environ, meeting=meeting,
             at_terminal=self._plan.keeps_terminal,
         )  # fmt: skip
+        self._announce()
         for started in self._engine.start(self._plan):
             self._started[started.pid] = started
-            self._carry_out(self._course.started(started.pid))
+            self._course.started(started.pid)
 
     def _wait(self) -> None:
         while not self._course.over:
@@ -185,14 +189,11 @@ class _Supervisor:
 
     def _end_everything(self) -> None:
         """No process of the job outlives this, whatever state we are in."""
-        for pid in self._started:
-            if not self._plan.keeps_terminal:
-                kill_group(pid, signal.SIGKILL)
-            elif pid in self._course.running:
-                send(pid, signal.SIGKILL)
+        self._engine.close()
+        kill_descendants()
         if self._relay:
             self._relay.close()
-        self._engine.close()
+        self._console.finish()
 
     def _engine_ready(self) -> None:
         self._ready = True
@@ -230,7 +231,7 @@ class _Supervisor:
 
     def _reap(self) -> None:
         for ended in reap():
-            started = self._started.get(ended.pid)
+            started = self._started.pop(ended.pid, None)
             if started:  # else the template, the store, or some rank's orphan
                 ends = self._engine.ends(self._plan, started, ended)
                 self._carry_out(self._course.ended(ended.pid, ends, now=time.monotonic()))

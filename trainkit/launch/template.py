@@ -1,6 +1,6 @@
 """The template process: imports once, then forks every rank.
 
-    python -m trainkit.launch.template CONTROL_FD MODULE...
+    python trainkit/launch/template.py CONTROL_FD MODULE...
 
     supervisor                       template                     rank
     ──────────                       ────────                     ────
@@ -39,6 +39,7 @@ _OPTIONAL = frozenset({"torch._dynamo", "numpy", "accelerate", "safetensors"})
 
 
 def main() -> None:
+    rank.forget_own_folder()
     control = socket.socket(fileno=int(sys.argv[1]))
     supervisor = os.getppid()
     began = time.monotonic()

@@ -19,6 +19,8 @@ from trainkit.plan.world import World
 RUN_DIR = "TRAINKIT_RUN_DIR"
 """Tells a rank where its error record goes, and under torchrun where its output goes."""
 
+BOOTSTRAP = Path(__file__).parents[1] / "launch"
+"""What ranks start from, by file: under `python -m`, a trainkit.py beside the script would be taken for us."""
 _PRELOAD = ("torch", "numpy")
 _PRELOAD_IF_IMPORTED = ("accelerate", "safetensors")
 
@@ -79,7 +81,7 @@ class LaunchPlan:
         """A rank's argv. Python scripts run under our bootstrap, which records how they end."""
         path = str(self.script.path)
         if self.script.is_python:
-            return (sys.executable, "-m", "trainkit.launch.rank", path, *self.args)
+            return (sys.executable, str(BOOTSTRAP / "rank.py"), path, *self.args)
         # S3 keeps no file modes, so a shell script that came by channel is not executable.
         shell = ("bash",) if self.script.path.suffix == ".sh" and not self.script.executable else ()
         return (*shell, path, *self.args)

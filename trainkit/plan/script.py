@@ -16,7 +16,7 @@ TORCH_FAMILY = frozenset(
         *("lightning", "pytorch_lightning", "deepspeed", "timm", "torchtune", "torchtitan", "sentence_transformers"),
     }
 )
-_IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import\b|import[ \t]+([\w., \t]+))", re.MULTILINE)
+_IMPORT = re.compile(r"(?:^|[;:])[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import\b|import[ \t]+([\w., \t]+))", re.MULTILINE)
 # What makes torch import torch._dynamo, 800 modules, when it is first used: building an optimizer, for one.
 _DYNAMO = re.compile(r"\boptim\b|\bcompile\b|DistributedDataParallel|fully_shard|FullyShardedDataParallel")
 _MOST_FILES = 200  # of the user's own modules; past that, the answer would cost more than it saves

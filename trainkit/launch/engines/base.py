@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -51,6 +52,11 @@ class Engine(Protocol):
         """End what was started beside the ranks."""
 
 
+def meeting_port(plan: LaunchPlan) -> int:
+    """Where ranks may meet: any port where all are on this host, else the one the others expect, if it is free."""
+    return free_port(plan.meeting.port if len(plan.world.hosts) > 1 else 0)
+
+
 def free_port(preferred: int) -> int:
     """`preferred` if nobody listens there, else one that the kernel picks."""
     for port in (preferred, 0):
@@ -69,8 +75,10 @@ def execute(command: tuple[str, ...], environ: Mapping[str, str], plan: LaunchPl
     try:
         return spawn(command, environ=environ, cwd=plan.script.folder, output=output)
     except OSError as error:
+        what = f"cannot start {plan.script.path}: {error.strerror} ({error.filename})"
+        if error.errno not in (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR):
+            raise TrainkitError(f"{what}. Look at this host's limits: ulimit -a") from None
         raise ScriptMissing(
-            f"cannot start {plan.script.path}: {error.strerror} ({error.filename})\n"
-            f"A script that is not Python must be executable (chmod +x) and begin with a #! line that names a program "
-            f"of this image."
+            f"{what}\nA script that is not Python must be executable (chmod +x) and begin with a #! line that names a "
+            f"program of this image."
         ) from None

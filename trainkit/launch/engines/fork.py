@@ -14,7 +14,9 @@ from typing import Any
 from trainkit.launch.engines.base import Setting
 from trainkit.launch.engines.spawn import Spawn
 from trainkit.launch.processes import send, spawn
-from trainkit.plan.launch import LaunchPlan
+from trainkit.plan.launch import BOOTSTRAP, LaunchPlan
+
+_PATIENCE = 60.0  # seconds for an answer of the template, which takes milliseconds
 
 
 class Fork(Spawn):
@@ -34,7 +36,7 @@ class Fork(Spawn):
         self._control, theirs = socket.socketpair()
         relay = self._setting.relay
         output = relay.pipe("") if relay else os.dup(2)
-        command = (sys.executable, "-m", "trainkit.launch.template", str(theirs.fileno()), *plan.preload)
+        command = (sys.executable, str(BOOTSTRAP / "template.py"), str(theirs.fileno()), *plan.preload)
         environ = {**self._setting.environ, **plan.environment}
         try:
             self._template = spawn(
@@ -49,7 +51,8 @@ class Fork(Spawn):
     def meeting_point(self, plan: LaunchPlan) -> tuple[int, bool]:
         if "torch" not in plan.preload or not self._control:
             return super().meeting_point(plan)
-        answer = self._ask({"role": "store", "port": plan.meeting.port, "environ": {}, "cwd": "/"}, output=None)
+        port = plan.meeting.port if len(plan.world.hosts) > 1 else 0
+        answer = self._ask({"role": "store", "port": port, "environ": {}, "cwd": "/"}, output=None)
         if "pid" in answer:
             self._store = answer["pid"]
             answer = self._answer()
@@ -65,9 +68,10 @@ class Fork(Spawn):
             self._control.close()
             self._control = None
         for pid in filter(None, (self._store, self._template)):
-            send(pid, signal.SIGKILL)
-            with suppress(ChildProcessError):  # the loop may have reaped it
-                os.waitpid(pid, 0)
+            with suppress(ChildProcessError):  # reaped already; the number may be someone else's by now
+                if os.waitpid(pid, os.WNOHANG) == (0, 0):
+                    send(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
         self._store = self._template = 0
 
     def _start_rank(self, plan: LaunchPlan, rank: int, output: int | None) -> int:
@@ -75,7 +79,7 @@ class Fork(Spawn):
             "role": "rank",
             "script": str(plan.script.path),
             "args": plan.args,
-            "environ": plan.rank_environment(rank, run_dir=self._setting.run_dir) | dict(plan.environment),
+            "environ": {**plan.environment, **plan.rank_environment(rank, run_dir=self._setting.run_dir)},
             "cwd": str(plan.script.folder),
         }
         answer = self._ask(request, output=output)
@@ -85,6 +89,7 @@ class Fork(Spawn):
         assert self._control
         self._importing = False
         self._setting.loop.unwatch(self._control.fileno())
+        self._control.settimeout(_PATIENCE)
         self._answer()
         self._on_ready()
 
@@ -109,6 +114,8 @@ class Fork(Spawn):
         while b"\n" not in self._buffer:
             try:
                 part = self._control.recv(65536)
+            except TimeoutError:
+                return self._refused(f"the template process did not answer for {_PATIENCE:g} s")
             except OSError:
                 part = b""
             if not part:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from trainkit.contract.outcome import RankEnd, read_record
-from trainkit.launch.engines.base import Setting, Started, execute, free_port
+from trainkit.launch.engines.base import Setting, Started, execute, meeting_port
 from trainkit.launch.processes import Ended
 from trainkit.plan.launch import LaunchPlan
 
@@ -22,7 +22,7 @@ class Spawn:
         on_ready()
 
     def meeting_point(self, plan: LaunchPlan) -> tuple[int, bool]:
-        return free_port(plan.meeting.port), False
+        return meeting_port(plan), False
 
     def start(self, plan: LaunchPlan) -> Iterator[Started]:
         relay = self._setting.relay

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 
 from trainkit.contract.outcome import RankEnd, Record, read_record
-from trainkit.launch.engines.base import Setting, Started, execute, free_port
+from trainkit.launch.engines.base import Setting, Started, execute, meeting_port
 from trainkit.launch.processes import Ended
-from trainkit.plan.launch import RUN_DIR, LaunchPlan
+from trainkit.plan.launch import BOOTSTRAP, RUN_DIR, LaunchPlan
 
 
 class Torchrun:
@@ -24,7 +24,7 @@ class Torchrun:
         on_ready()
 
     def meeting_point(self, plan: LaunchPlan) -> tuple[int, bool]:
-        return free_port(plan.meeting.port), True
+        return meeting_port(plan), True
 
     def start(self, plan: LaunchPlan) -> Iterator[Started]:
         relay, run_dir = self._setting.relay, self._setting.run_dir
@@ -34,7 +34,7 @@ class Torchrun:
             *(f"--nnodes={len(world.hosts)}", f"--nproc-per-node={len(plan.ranks)}"),
             *(f"--node-rank={world.hosts.index(plan.host)}", "--max-restarts=0"),
             *(f"--master-addr={plan.master}", f"--master-port={plan.meeting.port}"),
-            *("-m", "trainkit.launch.rank", str(plan.script.path), *plan.args),
+            *(str(BOOTSTRAP / "rank.py"), str(plan.script.path), *plan.args),
         )
         environ = {**self._setting.environ, **plan.environment, RUN_DIR: str(run_dir)}
         if relay:
