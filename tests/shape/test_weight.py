@@ -18,6 +18,7 @@ LIGHT = (
     "trainkit.contract.environ",
     "trainkit.contract.outcome",
     "trainkit.cli.train",
+    "trainkit.cli.entry",
 )
 
 
