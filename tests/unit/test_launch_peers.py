@@ -57,6 +57,7 @@ class Heard:
     def __init__(self) -> None:
         self.ends = 0
         self.stops: list[int] = []
+        self.agreed: list[int] = []
         self.said: list[str] = []
 
     def _end(self) -> None:
@@ -64,7 +65,7 @@ class Heard:
 
     @property
     def ears(self) -> Ears:
-        return Ears(end=self._end, stop=self.stops.append, say=self.said.append)
+        return Ears(end=self._end, stop=self.stops.append, agreed=self.agreed.append, say=self.said.append)
 
 
 def hub_at(loop: Loop, port: int, *, heard: Heard | None = None, timeout: float = 30) -> Hub:
@@ -170,6 +171,20 @@ def test_a_stop_at_one_host_is_heard_by_all(loop: Loop, port: int) -> None:
     assert heard[0].stops == heard[2].stops == [15]
     hub.stop(2)
     turn(loop, lambda: 2 in heard[1].stops and 2 in heard[2].stops)
+    for one in (hub, two, three):
+        one.close()
+
+
+def test_hosts_agree_on_the_highest_boundary_that_any_rank_has_passed(loop: Loop, port: int) -> None:
+    heard = [Heard() for _ in HOSTS]
+    hub, two, three = met(loop, port, *heard)
+    two.passed(7)
+    hub.passed(5)
+    loop.turn(until=time.monotonic() + 0.1)
+    assert heard[0].agreed == []
+    three.passed(6)
+    turn(loop, lambda: all(h.agreed for h in heard))
+    assert [h.agreed for h in heard] == [[7], [7], [7]]
     for one in (hub, two, three):
         one.close()
 

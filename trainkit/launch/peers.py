@@ -5,6 +5,8 @@
     host → first   {"failed": true}                                   one of my ranks has failed: end yours
     first → all    {"end": true}                                      a host has failed: end your ranks
     either way     {"stop": signal}                                   I was told to stop: stop too
+    host → first   {"passed": n}                                      the highest boundary a rank of mine has passed
+    first → all    {"agreed": n}                                      the highest of all: stop after that step
     host → first   {"done": {"exit_code", "failure", "at"}}           my ranks have ended, so
     first → all    {"verdict": {"exit_code", "failure"} or {}}        all have, or are lost: leave, with this
     first → host   {"refused": why}
@@ -47,6 +49,7 @@ class Ears(NamedTuple):
 
     end: Callable[[], None]  # another host has failed
     stop: Callable[[int], None]  # another host was told to stop
+    agreed: Callable[[int], None]  # the boundary after whose step all ranks stop
     say: Callable[[str], None]  # something for the log
 
 
@@ -109,6 +112,7 @@ class Hub(Listening):
         self._wires: dict[str, Wire] = {}
         self._clocks: dict[str, float] = {}  # how far each host's clock is ahead of ours, seconds
         self._ends: dict[str, HostEnd] = {}
+        self._passed: dict[str, int] = {}
         self._started = False
         self._ending = False
         self._listener = self._listen(plan)
@@ -140,6 +144,10 @@ class Hub(Listening):
         """We were told to stop."""
         self._tell({"stop": number})
 
+    def passed(self, count: int) -> None:
+        """The highest boundary that a rank of ours has passed."""
+        self._has_passed(self._plan.host, count)
+
     def done(self, end: HostEnd) -> None:
         """Our own ranks have ended."""
         self._ended(end)
@@ -163,6 +171,13 @@ class Hub(Listening):
             self._ending = True
             self._tell({"end": True})
             self._ears.end()
+
+    def _has_passed(self, host: str, count: int) -> None:
+        self._passed[host] = count
+        if set(self._passed) >= set(self._hosts):
+            agreed = max(self._passed.values())
+            self._tell({"agreed": agreed})
+            self._ears.agreed(agreed)
 
     def _ended(self, end: HostEnd) -> None:
         """One more host is through. When all are, the verdict."""
@@ -222,6 +237,8 @@ class Hub(Listening):
             wire.close()  # it did not say who it is
         elif "failed" in message:
             self._end()
+        elif "passed" in message:
+            self._has_passed(host, int(message["passed"]))
         elif "stop" in message:
             self._tell({"stop": message["stop"]})
             self._ears.stop(int(message["stop"]))
@@ -313,6 +330,10 @@ class Spoke(Listening):
         """We were told to stop."""
         self._send({"stop": number})
 
+    def passed(self, count: int) -> None:
+        """The highest boundary that a rank of ours has passed."""
+        self._send({"passed": count})
+
     def done(self, end: HostEnd) -> None:
         """Our ranks have ended."""
         self._own_end = end
@@ -373,6 +394,8 @@ class Spoke(Listening):
             self._ears.end()
         elif "stop" in message:
             self._ears.stop(int(message["stop"]))
+        elif "agreed" in message:
+            self._ears.agreed(int(message["agreed"]))
         elif "procs" in message:
             world = World.of(self._plan.world.hosts, message["procs"])
             self.meeting = Meeting(world, message["port"], message["agent_store"])

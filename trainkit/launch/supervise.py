@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from trainkit.contract.board import Board
+from trainkit.contract.environ import RUN_DIR
 from trainkit.contract.job import Job
 from trainkit.contract.outcome import LIMIT, Outcome
 from trainkit.errors import PeerLost, TrainkitError
@@ -41,7 +43,7 @@ def run(job: Job, *, machine: Machine, script: Script, environ: Mapping[str, str
     at_terminal = os.isatty(0) and os.isatty(1)
     plan = launch.make(job, machine=machine, script=script, environ=environ, at_terminal=at_terminal)
     become_reaper()
-    run_dir = Path(tempfile.mkdtemp(prefix="trainkit-", dir=environ.get(launch.RUN_DIR)))
+    run_dir = Path(tempfile.mkdtemp(prefix="trainkit-", dir=environ.get(RUN_DIR)))
     try:
         outcome = _Supervisor(plan, machine=machine, environ=environ, console=console, run_dir=run_dir).run()
         report(outcome, speaker=plan.host, console=console)
@@ -70,6 +72,8 @@ class _Supervisor:
         self._started: dict[int, Started] = {}
         self._ready = False
         self._link: Hub | Spoke | None = None
+        self._run_dir = run_dir
+        self._board: Board | None = None
         self._stopped_by_others = False
         self._impatient = False
         setting = Setting(environ=environ, run_dir=run_dir, relay=self._relay, loop=self._loop, say=self._say)
@@ -135,7 +139,7 @@ class _Supervisor:
     def _make_link(self) -> Hub | Spoke | None:
         if len(self._plan.world.hosts) == 1:
             return None
-        ears = Ears(end=self._others_failed, stop=self._told_to_stop, say=self._say)
+        ears = Ears(end=self._others_failed, stop=self._told_to_stop, agreed=self._agreed, say=self._say)
         return (Hub if self._plan.leads else Spoke)(self._loop, self._plan, ears)
 
     def _meet(self) -> Meeting | None:
@@ -170,6 +174,7 @@ class _Supervisor:
             at_terminal=self._plan.keeps_terminal,
         )  # fmt: skip
         self._announce()
+        self._board = Board.create(self._run_dir, len(self._plan.ranks))
         for started in self._engine.start(self._plan):
             self._started[started.pid] = started
             self._course.started(started.pid)
@@ -191,6 +196,8 @@ class _Supervisor:
         """No process of the job outlives this, whatever state we are in."""
         self._engine.close()
         kill_descendants()
+        if self._board:
+            self._board.close()
         if self._relay:
             self._relay.close()
         self._console.finish()
@@ -218,13 +225,27 @@ class _Supervisor:
             return
         else:
             self._impatient = True
-        self._carry_out(self._course.told_to_stop(number, now=time.monotonic(), at=time.time()))
+        self._stop_ranks(number)
 
     def _told_to_stop(self, number: int) -> None:
         """Another host got the signal."""
         if self._course.stop_signal is None and number in (signal.SIGTERM, signal.SIGINT):
             self._stopped_by_others = True
-            self._carry_out(self._course.told_to_stop(number, now=time.monotonic(), at=time.time()))
+            self._stop_ranks(number)
+
+    def _stop_ranks(self, number: int) -> None:
+        """The board before the signal: a rank that hears the signal finds out there when to stop."""
+        if self._board and self._course.stop_signal is None:
+            passed = self._board.ask()
+            if self._link:
+                self._link.passed(passed)
+            else:
+                self._board.agree(passed)
+        self._carry_out(self._course.told_to_stop(number, now=time.monotonic(), at=time.time()))
+
+    def _agreed(self, count: int) -> None:
+        if self._board:
+            self._board.agree(count)
 
     def _others_failed(self) -> None:
         self._carry_out(self._course.told_to_end(now=time.monotonic(), at=time.time()))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainkit.contract.environ import Resources, arguments, variables
+from trainkit.contract.environ import RUN_DIR, Resources, arguments, variables
 from trainkit.contract.job import Job
 from trainkit.contract.settings import strange
 from trainkit.plan import network
@@ -15,9 +15,6 @@ from trainkit.plan.machine import Machine
 from trainkit.plan.network import Default
 from trainkit.plan.script import Script
 from trainkit.plan.world import World
-
-RUN_DIR = "TRAINKIT_RUN_DIR"
-"""Tells a rank where its error record goes, and under torchrun where its output goes."""
 
 BOOTSTRAP = Path(__file__).parents[1] / "launch"
 """What ranks start from, by file: under `python -m`, a trainkit.py beside the script would be taken for us."""

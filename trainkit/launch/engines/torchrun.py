@@ -8,10 +8,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from trainkit.contract.environ import RUN_DIR
 from trainkit.contract.outcome import RankEnd, Record, read_record
 from trainkit.launch.engines.base import Setting, Started, execute, meeting_port
 from trainkit.launch.processes import Ended
-from trainkit.plan.launch import BOOTSTRAP, RUN_DIR, LaunchPlan
+from trainkit.plan.launch import BOOTSTRAP, LaunchPlan
 
 
 class Torchrun:
