@@ -122,6 +122,30 @@ def test_sigterm_at_one_host_stops_all(tmp_path: Path, where: int) -> None:
     assert not any((tmp_path / name / "output/failure").exists() for name in HOSTS)
 
 
+def test_all_ranks_of_all_hosts_stop_at_one_step_however_far_apart_they_are(tmp_path: Path) -> None:
+    script = tmp_path / "p/train.py"
+    script.parent.mkdir()
+    script.write_text(
+        "import itertools, os, time, trainkit\n"
+        "job = trainkit.job()\n"
+        "for step, _ in job.steps(itertools.count()):\n"
+        "    time.sleep(0.002 * (1 + 7 * (job.rank % 3)))\n"
+        "assert job.should_stop()\n"
+        "print('ended after step', step, flush=True)\n"
+    )
+    for engine in ("spawn", "fork"):
+        extra = ("--hp", "trainkit_preload=json") if engine == "fork" else ()
+        ran = local(
+            script, "--hosts", "2", "--procs", "2", "--engine", engine, "--stop-after", "3s", *extra,
+            output=tmp_path / engine,
+        )  # fmt: skip
+        ended = [line.rsplit(" ", 1)[1] for line in ran.out.splitlines() if "ended after step" in line]
+        assert len(ended) == 4, ran.out
+        assert len(set(ended)) == 1, ran.out
+        assert int(ended[0]) > 5
+        assert ran.code == 0
+
+
 def test_a_host_whose_ranks_end_early_does_not_pull_the_others_down(tmp_path: Path) -> None:
     with cluster(tmp_path, "end") as running:
         assert ends(running) == [0, 0, 0]

@@ -7,7 +7,7 @@ import os
 import resource
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import safetensors
@@ -19,9 +19,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import trainkit
 from trainkit.artifact.manifest import verify
+from trainkit.contract.blame import is_collateral
 from trainkit.job import facts
 from trainkit.job.context import Context
 from trainkit.job.signals import Stop
@@ -59,6 +61,40 @@ class Views(nn.Module):
         self.columns = nn.Parameter(torch.randn(4, 6)[:, ::2])
         self.alone = nn.Parameter(torch.randn(4, 3).T)
         self.empty, self.scalar = nn.Parameter(torch.empty(0, 3)), nn.Parameter(torch.tensor(3.5))
+
+
+class Turned(nn.Module):
+    """Views that show other numbers than their storage holds, beside the storage itself, and a metadata key's name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        pairs, others, third = torch.randn(3, 3, 2, dtype=torch.complex64)
+        self.straight, self.turned = nn.Parameter(pairs), nn.Parameter(pairs.conj())
+        self.conjugate = nn.Parameter(others.clone().conj())
+        self.negative = nn.Parameter(third.clone().conj().imag)
+        self.pt = nn.Parameter(torch.randn(2))  # what the file's metadata say of its format
+
+
+class Stream(IterableDataset):
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(3))
+
+
+class Raises(nn.Module):
+    """On the first rank only, as a hook that meets a broken file might."""
+
+    def state_dict(self, *args: object, **kwargs: object) -> dict[str, object]:
+        if dist.get_rank() == 0:
+            raise LookupError("only here")
+        return super().state_dict(*args, **kwargs)
+
+
+class LogsInWorker(Dataset):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> str:
+        return raised(lambda: trainkit.job().log(loss=1.0), of=RuntimeError)
 
 
 def build(kind: Callable[[], nn.Module] = Tied) -> nn.Module:
@@ -99,10 +135,10 @@ def round_trip(case: str, model: nn.Module, *, kind: Callable[[], nn.Module] = T
     }
 
 
-def raised(act: Callable[[], object]) -> str:
+def raised(act: Callable[[], object], of: type[Exception] = trainkit.TrainkitError) -> str:
     try:
         act()
-    except trainkit.TrainkitError as error:
+    except of as error:
         return f"{type(error).__name__}: {error}"
     return ""
 
@@ -146,6 +182,63 @@ def sharded_by_hand() -> nn.Module:
     return model
 
 
+NAMES = ("format", "__metadata__")
+
+
+def with_buffer(tensor: torch.Tensor) -> nn.Module:
+    model = nn.Module()
+    model.register_buffer("odd", tensor)
+    return model
+
+
+def tied_as(name: str) -> nn.Module:
+    model = nn.Linear(2, 2)
+    model.register_parameter(name, model.weight)
+    model.register_parameter("a", model.weight)
+    return model
+
+
+def stale_files(case: str) -> dict[str, object]:
+    job = context(case)
+    job.save_model(build(), files={"old.json": "", "both.json": "1"})
+    if job.rank == 0:
+        (job.model_dir / "mine.txt").touch()
+    job.save_model(build(), files={"both.json": "2"})
+    dist.barrier()
+    return {"files": sorted(path.name for path in job.model_dir.iterdir()), "problems": verify(job.model_dir)}
+
+
+def torn(case: str) -> dict[str, str]:
+    """What loading says of one changed byte, and of a directory without a manifest."""
+    job = context(case)
+    job.save_model(nn.Linear(2, 2))
+    weights = job.model_dir / "model.safetensors"
+    if job.rank == 0:
+        weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    dist.barrier()
+    said = {"byte": raised(lambda: trainkit.load_model(nn.Linear(2, 2), job.model_dir))}
+    said["file"] = raised(lambda: trainkit.load_model(nn.Linear(2, 2), weights))
+    dist.barrier()
+    if job.rank == 0:
+        (job.model_dir / "trainkit.json").unlink()
+    dist.barrier()
+    said["manifest"] = raised(lambda: trainkit.load_model(nn.Linear(2, 2), job.model_dir))
+    return said
+
+
+def left_alone(seen: dict[str, object]) -> None:
+    """The first rank goes away while the second waits for its verdict. Does not return."""
+    dist.barrier()
+    if dist.get_rank() != 0:
+        try:
+            context("alone").save_model(nn.Linear(2, 2))
+        except (RuntimeError, trainkit.TrainkitError) as error:
+            first = f"{type(error).__name__}: {error}".partition("\n")[0]
+            seen["left alone"] = {"said": first, "echo": is_collateral(first), "cause": repr(error.__cause__)}
+    Path(f"rank-{dist.get_rank()}.json").write_text(json.dumps(seen))
+    os._exit(0)
+
+
 def load_into_shards(case: str) -> bool:
     torch.manual_seed(2)
     model = fully_shard(Tied())
@@ -180,15 +273,30 @@ def main() -> None:
         old = FullyShardedDataParallel(nn.Linear(4, 4), device_id=torch.device("cpu"))
     seen["fsdp1"] = raised(lambda: context("fsdp1").save_model(old))
     seen["views"] = round_trip("views", build(Views), kind=Views)
+    seen["turned"] = round_trip("turned", build(Turned), kind=Turned)
+    seen["raises"] = raised(lambda: context("raises").save_model(Raises()))
+    seen["unfit for the file"] = {
+        name: raised(lambda tensor=tensor: context("unfit").save_model(with_buffer(tensor)))
+        for name, tensor in {
+            "complex128": torch.zeros(2, dtype=torch.complex128),
+            "sparse": torch.eye(2).to_sparse(),
+        }.items()
+    }
+    seen["names of the file"] = [raised(lambda name=name: context("names").save_model(tied_as(name))) for name in NAMES]
     seen["load into shards"] = load_into_shards("plain")
     seen["disk full"] = disk_full("full", nn.Linear(100, 100))
     seen["disk full later"] = disk_full("full-later", build(), notes=bytes(10_000))
+    seen["stale"] = stale_files("stale")
+    seen["torn"] = torn("torn")
     seen["between renames"] = interrupted_between_renames("between")
     Path("blocked").mkdir(exist_ok=True)
     Path("blocked/trainkit-output").touch()
     dist.barrier()
     seen["blocked"] = raised(lambda: context("blocked").save_model(build()))
-    seen["strange file"] = raised(lambda: context("strange").save_model(build(), files={"../up": ""}))
+    seen["strange files"] = [
+        raised(lambda name=name: context("strange").save_model(build(), files={name: ""}))
+        for name in ("../up", "..", "", "a/b")
+    ]
     zero3 = build()
     zero3.embed.weight.ds_id = 1
     seen["zero3"] = raised(lambda: context("zero3").save_model(zero3))
@@ -206,8 +314,9 @@ def main() -> None:
         fresh = Tied()
         safetensors.torch.load_model(fresh, context("fsdp2").model_dir / "model.safetensors")
         seen["safetensors reads it"] = same(fresh, build())
-    Path(f"rank-{dist.get_rank()}.json").write_text(json.dumps(seen))
-    dist.destroy_process_group()
+        seen["worker"] = list(DataLoader(LogsInWorker(), None, num_workers=1, multiprocessing_context="spawn"))
+        seen["stream"] = len(list(context("stream").steps(DataLoader(Stream(), None))))
+    left_alone(seen)
 
 
 if __name__ == "__main__":

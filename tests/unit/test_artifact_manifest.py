@@ -76,7 +76,9 @@ def test_without_a_manifest_there_is_no_model(model):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", '{"files": 3}', '{"files": {"a": {}}}', '{"files": {"../a": {"size": 1, "sha256": ""}}}']
+    "text",
+    ["", "[]", '{"files": 3}', '{"files": {"a": {}}}']
+    + [json.dumps({"files": {name: {"size": 1, "sha256": ""}}}) for name in ("../a", "..", "", "a\0")],
 )
 def test_nonsense_is_no_manifest(model, text):
     (model / "trainkit.json").write_text(text)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -174,6 +176,68 @@ def test_a_wrong_hyperparameter_names_key_text_and_type(tree, tmp_path):
         job.hp("epochs")
     with pytest.raises(TypeError, match=r"bool, int, float or str, not list"):
         job.hp("lr", [1])
+
+
+def test_a_default_of_none_makes_it_optional_and_leaves_it_decoded(tmp_path):
+    job = context({}, "--widths", "[1, 2]", cwd=tmp_path)
+    assert job.hp("widths", None) == [1, 2]
+    assert job.hp("resume", None) is None
+    with pytest.raises(TypeError, match=r"bool, int, float or str, not list"):
+        job.hp("absent", [1])
+
+
+def ended(script: str, *argv: str, cwd: Path) -> str:
+    """What a script of its own said on stdout."""
+    run = [sys.executable, "-c", f"import trainkit\njob = trainkit.job()\n{script}", *argv]
+    return subprocess.run(run, cwd=cwd, capture_output=True, text=True, timeout=60).stdout
+
+
+def test_a_hyperparameter_that_nobody_read_is_told_once(tmp_path):
+    given = (
+        "--sagemaker_program",
+        "t.py",
+        "--_tuning_objective_metric",
+        "loss",
+        "--lrr",
+        "0.1",
+        "--batch-size",
+        "8",
+        "--zzz",
+        "1",
+    )
+    told = "hyperparameters never read: lrr (did you mean lr?), zzz\n"
+    reads = "job.hp('lr', 1.0); job.hp('batch_size', 1)"
+
+    assert ended(reads, *given, cwd=tmp_path) == told
+    assert ended(f"{reads}; job.hp('zzz'); job.hp('lrr')", *given, cwd=tmp_path) == ""
+    assert ended(f"{reads}; job._tell_unread(); print('saved')", *given, cwd=tmp_path) == told + "saved\n"
+
+
+@pytest.mark.parametrize(
+    "script", ["job.seed", "job.hp('lr', 1.0); dict(job.hyperparameters)", "job.hp('lr', 1.0); raise ValueError"]
+)
+def test_a_script_that_reads_them_another_way_or_fails_is_told_nothing(script, tmp_path):
+    assert ended(script, "--lrr", "0.1", cwd=tmp_path) == ""
+
+
+def test_a_rank_whose_error_was_written_down_is_told_nothing_more(tmp_path, monkeypatch):
+    """As the harness does it: it shows and records the error, and ends the rank itself."""
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "0.error.json"))
+    script = "job.hp('lr', 1.0); open('0.error.json', 'w').close(); raise SystemExit(1)"
+    assert ended(script, "--lrr", "0.1", cwd=tmp_path) == ""
+
+
+def test_only_the_first_rank_tells_what_was_not_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert ended("job.hp('lr', 1.0)", "--lrr", "0.1", cwd=tmp_path) == ""
+
+
+def test_a_channel_is_found_however_its_name_is_spelled(tmp_path):
+    job = context({"SM_CHANNEL_TRAIN-DATA": str(tmp_path), "SM_CHANNEL_CODE": str(tmp_path)}, cwd=tmp_path)
+    assert job.channel("train-data") == job.channel("Train_Data") == job.channel("train_data") == tmp_path
+    assert job.channel("code") == tmp_path
+    assert job.channels == ("train-data",), "the script is no data"
 
 
 def test_ranks_that_make_no_sense_are_refused(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -41,6 +42,81 @@ def test_a_generator_has_no_total_unless_it_is_told(job, capsys):
     assert first.startswith("step 2 ·") and second.startswith("step 2/4 ·")
 
 
+class Stream:
+    """What a DataLoader over an IterableDataset is: it has __len__, which has no answer."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+
+    def __iter__(self):
+        self.begun += 1
+        return iter("ab")
+
+    def __len__(self) -> int:
+        raise TypeError("object of type 'Stream' has no len()")
+
+
+def test_a_stream_that_does_not_know_its_length_has_no_total(job, capsys):
+    assert len(list(job.steps(Stream()))) == 2
+    assert capsys.readouterr().out.startswith("step 2 ·")
+
+
+def test_a_loop_inside_a_step_gives_the_step_back_and_shows_no_progress(job, capsys):
+    steps = []
+    for step, _ in job.steps("ab", start=5):
+        for inner, _ in job.steps(range(100)):
+            if inner == 3:
+                break
+        job.log(loss=step)
+    lines = capsys.readouterr().out.splitlines()
+    steps = [line.split()[1] for line in lines if line.startswith("trainkit.metric")]
+    assert steps == ["step=5", "step=6"]
+    assert [line.split(" ·")[0] for line in lines if line.startswith("step")] == ["step 7/7"]
+
+
+def test_epochs_are_one_count_when_they_say_where_they_start(job, capsys):
+    data = "abc"
+    for epoch in range(2):
+        for _step, _ in job.steps(data, start=epoch * len(data), total=2 * len(data)):
+            job.log(loss=1)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("t")] == [f"step={step}" for step in range(6)]
+    assert [line.split(" ·")[0] for line in lines if line.startswith("step")] == ["step 3/6", "step 6/6"]
+
+
+def test_a_job_that_is_to_stop_begins_no_further_epoch(tmp_path, capsys):
+    stop, stream = Stop(), Stream()
+    stop.signal = signal.SIGTERM
+    job = Context(facts.read({}, argv=[], cwd=tmp_path), stop=stop)
+    assert list(job.steps(stream)) == []
+    assert stream.begun == 0, "a DataLoader's workers take seconds to start"
+
+
+def test_a_loop_that_the_script_leaves_has_its_last_line_too(job, capsys):
+    for step, _ in job.steps(range(100)):
+        if step == 41:
+            break
+    assert capsys.readouterr().out.startswith("step 41/100")
+
+
+@pytest.mark.parametrize(
+    "stdout", ["io.TextIOWrapper(open('out', 'wb'), 'ascii')", "open('/dev/full', 'w')", "None", "CLOSED"]
+)
+def test_progress_never_ends_a_training(stdout, tmp_path):
+    ended = run(
+        "import io, os, sys, trainkit\n"
+        "CLOSED = io.StringIO(); CLOSED.close()\n"
+        "job = trainkit.job()\n"
+        f"old, sys.stdout = sys.stdout, {stdout}\n"
+        "assert len(list(job.steps('abc'))) == 3\n"
+        "old.write('trained'); old.flush(); os._exit(0)\n",
+        cwd=tmp_path,
+    )
+    assert (ended.stdout, ended.returncode) == ("trained", 0), ended.stderr
+    if "ascii" in stdout:
+        assert (tmp_path / "out").read_text().startswith("step 3/3 ? ")
+
+
 def test_only_the_first_rank_shows_progress(tmp_path, capsys):
     job = Context(facts.read({"RANK": "1", "WORLD_SIZE": "2"}, argv=[], cwd=tmp_path), stop=Stop())
     assert len(list(job.steps(range(3)))) == 3
@@ -51,7 +127,7 @@ def test_only_the_first_rank_shows_progress(tmp_path, capsys):
 
 def test_progress_shows_the_recent_rate_the_time_left_and_what_was_logged():
     clock, lines = Clock(), []
-    progress = Progress(done=0, total=5000, terminal=True, clock=clock, say=lines.append)
+    progress = Progress(0, total=5000, terminal=True, clock=clock, say=lines.append)
     for done in range(1, 1201):
         clock.now += 1.0 if done <= 5 else 1 / 32  # a slow start, which the rate must forget
         progress.after(done, {"loss": 0.34512, "lr": 1e-05})
@@ -64,9 +140,7 @@ def test_progress_shows_the_recent_rate_the_time_left_and_what_was_logged():
 def test_lines_come_each_second_on_a_terminal_and_ever_slower_in_a_log():
     def moments(*, terminal: bool) -> list[float]:
         clock, spoken = Clock(), []
-        progress = Progress(
-            done=0, total=None, terminal=terminal, clock=clock, say=lambda _: spoken.append(clock.now - 100)
-        )
+        progress = Progress(0, total=None, terminal=terminal, clock=clock, say=lambda _: spoken.append(clock.now - 100))
         for done in range(1, 161):
             clock.now += 0.25
             progress.after(done, {})

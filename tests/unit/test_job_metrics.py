@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from pathlib import Path
 
@@ -25,10 +26,11 @@ class Scalar:
 
     def __init__(self, value: object) -> None:
         self.value = value
+        self.size = len(value) if isinstance(value, list) else 1
 
     def item(self) -> object:
-        if isinstance(self.value, list):
-            raise RuntimeError("a Tensor with 2 elements cannot be converted to Scalar")
+        if isinstance(self.value, Exception):
+            raise self.value
         return self.value
 
 
@@ -78,6 +80,40 @@ def test_what_is_no_number_is_refused(value, job):
         job.log(loss=value)
 
 
+def test_an_error_of_the_device_is_not_taken_for_a_wrong_value(job):
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        job.log(loss=Scalar(RuntimeError("CUDA error: device-side assert triggered")))
+
+
+def test_a_number_that_is_no_float_is_refused_before_it_ends_the_training_elsewhere(job):
+    with pytest.raises(ValueError, match="loss is larger than any float"):
+        job.log(loss=10**400)
+
+
+def test_a_forked_child_of_the_first_rank_does_not_write_as_the_rank(job, tmp_path):
+    child = os.fork()
+    if not child:
+        try:
+            job.log(loss=1.0)
+        except RuntimeError as error:
+            os._exit(7 if "log it there" in str(error) else 1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_its_own_begins_a_new_file_and_a_restarted_one_goes_on(tmp_path, capsys):
+    def steps(**environ: str) -> list[int]:
+        job = Context(facts.read(environ, argv=[], cwd=tmp_path), stop=Stop())
+        for step in (1, 2):
+            job.log(step=step, loss=1.0)
+        file = tmp_path / "trainkit-output/output/data/metrics.jsonl"
+        return [json.loads(line)["step"] for line in file.read_text().splitlines()]
+
+    assert steps() == steps() == steps(TORCHELASTIC_RESTART_COUNT="0") == [1, 2]
+    assert steps(TORCHELASTIC_RESTART_COUNT="1") == [1, 2, 1, 2]
+
+
 @pytest.mark.parametrize("name", ["", "1st", "a b", "a=b", "é", "time", "a\nb"])
 def test_names_that_no_regex_finds_are_refused(name, job):
     with pytest.raises(ValueError, match="no name for a metric"):
@@ -118,5 +154,5 @@ def test_the_page_shows_the_definitions_that_match_our_lines():
 
 def test_a_file_that_cannot_be_written_is_named(job, tmp_path):
     (tmp_path / "trainkit-output").write_text("in the way")
-    with pytest.raises(StorageError, match=r"metrics\.jsonl: Not a directory"):
+    with pytest.raises(StorageError, match=r"metrics\.jsonl: Not a directory\. A file stands"):
         job.log(loss=1.0)

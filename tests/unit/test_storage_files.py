@@ -163,6 +163,46 @@ def test_a_local_folder_that_cannot_be_read_whole_is_an_error(tmp_path: Path) ->
             files.list(folder)
 
 
+def test_links_to_folders_are_followed_and_circles_are_walked_once(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for folder in (root / "a", root / "b", tmp_path / "elsewhere/deep"):
+        folder.mkdir(parents=True)
+        (folder / "x").write_bytes(b"12")
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "a/to-b").symlink_to(root / "b")
+    (root / "b/to-a").symlink_to(root / "a")
+    (root / "a/up").symlink_to("..")
+    (root / "out").symlink_to(tmp_path)
+
+    listed = [Path(entry.url).relative_to(root).as_posix() for entry in files.list(root)]
+    assert listed == ["a/to-b/x", "a/x", "b/to-a/x", "b/x", "linked/deep/x"]
+    assert [entry.url for entry in files.list(root / "linked")] == [str(root / "linked/deep/x")]
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    (tmp_path / "part-0").symlink_to("gone")
+    with pytest.raises(StorageError, match=r"part-0: cannot list it: it is a link to gone, which does not exist"):
+        files.list(tmp_path)
+
+
+def test_local_urls_are_read_as_other_tools_write_them(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"1")
+    assert files.get(f"file://localhost{tmp_path}/x") == files.get(f"FILE://{tmp_path}/x") == b"1"
+    with pytest.raises(StorageError, match="it contains a NUL character"):
+        files.get(f"{tmp_path}/x\0")
+
+
+def test_the_case_of_a_protocol_is_no_matter(s3: S3Server) -> None:
+    files.put_new(f"{s3.bucket}/x", b"1")
+    assert files.get(f"{s3.bucket}/x".replace("s3://", "S3://")) == b"1"
+
+
+def test_a_download_of_one_object_says_what_to_do(place: str, tmp_path: Path) -> None:
+    files.put_new(f"{place}/one", b"1")
+    with pytest.raises(StorageError, match="one: cannot download it: it is one object, and no folder"):
+        files.download(f"{place}/one", tmp_path / "into")
+
+
 @pytest.mark.parametrize("write", [files.put_new, lambda url, data: files.put_stream(url, [data], replace=False)])
 def test_a_protocol_that_cannot_promise_one_winner_is_refused_before_anything_is_sent(
     write: Callable[[str, bytes], object],

@@ -12,16 +12,21 @@ hear_verdict ◀─────────────────────�
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import _SIZE  # the dtypes that it can write; it has no public list
 from torch import Tensor, nn
 
-from trainkit.errors import TrainkitError
+from trainkit.contract.blame import is_collateral
+from trainkit.errors import PeerLost, TrainkitError
 
+FORMAT, METADATA = "format", "__metadata__"
+"""Keys of a safetensors file that are none of the model's."""
 VERDICT_BYTES = 1024
 _heard: list[dist.Work] = []
 """Finished work, kept: gloo's thread would else be the last to let go of it, which takes the GIL. Scripts often destroy
@@ -57,29 +62,49 @@ def plain_name(name: str) -> str:
     return name.replace(_COMPILED, "")
 
 
-def collect(model: nn.Module, *, first: bool) -> dict[str, Any] | None:
-    """The whole state of an unwrapped model for the `first` rank, None for the others.
+def collect(model: nn.Module) -> Mapping[str, Any] | None:
+    """The whole state of an unwrapped sharded model, on the first rank; None for a model that is whole on each.
 
     Collective where parameters are sharded. Raises TrainkitError, on all ranks alike, where this cannot be done.
     """
     _refuse(model)
     if not is_sharded(model):
-        return model.state_dict() if first else None
+        return None
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    tensors = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    return tensors if first else None
+    with _with_peers():
+        return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
-def each_once(model: nn.Module, collected: Mapping[str, Any]) -> State:
-    """What `collect` gave, with tied tensors under their first name only. Not collective."""
+def each_once(model: nn.Module, collected: Mapping[str, Any] | None) -> State:
+    """What `collect` gave, with tied tensors under their first name only. Not collective.
+
+    Raises TrainkitError for what a safetensors file cannot hold, and whatever the model's own hooks raise.
+    """
+    collected = model.state_dict() if collected is None else collected
     tensors = {plain_name(name): tensor for name, tensor in collected.items()}
     strange = [name for name, tensor in tensors.items() if not isinstance(tensor, Tensor)]
     if strange:
         raise TrainkitError(f"{', '.join(strange)} in the model's state is no tensor; put such things in `files`")
+    unfit = [f"{name} ({_kind(tensor)})" for name, tensor in tensors.items() if not _fits(tensor)]
+    if unfit:
+        raise TrainkitError(f"safetensors has no place for {', '.join(unfit)}; convert it, or put it in `files`")
+    if METADATA in tensors:
+        raise TrainkitError(f"safetensors keeps the name {METADATA} for itself; rename that parameter or buffer")
     # A gather gives every name a tensor of its own, so what is tied is seen in the parameters before it.
     ties = _same_objects(model) if is_sharded(model) else {}
-    return _each_once(tensors, ties=ties)
+    state = _each_once(tensors, ties=ties)
+    if FORMAT in state.aliases:
+        raise TrainkitError(f"safetensors keeps the name {FORMAT} for itself; rename that tied parameter or buffer")
+    return state
+
+
+def _fits(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and tensor.dtype in _SIZE
+
+
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype if tensor.layout is torch.strided else tensor.layout)
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -132,11 +157,14 @@ def _each_once(tensors: Mapping[str, Tensor], *, ties: Mapping[str, str]) -> Sta
             continue
         tensor = tensors[name].detach()
         storage = (tensor.device, tensor.untyped_storage().data_ptr())
-        view = (*storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
+        turned = (tensor.is_conj(), tensor.is_neg())
+        view = (*storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype, *turned)
         if tensor.numel() and views.setdefault(view, name) != name:
             aliases[name] = views[view]
             continue
-        if not tensor.is_contiguous() or storage in storages:
+        if any(turned):  # the storage holds other numbers than the tensor shows
+            tensor = tensor.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
+        elif not tensor.is_contiguous() or storage in storages:
             tensor = tensor.clone(memory_format=torch.contiguous_format)
         elif tensor.numel():
             storages.add(storage)
@@ -152,11 +180,31 @@ def hear_verdict(problem: str) -> str:
     text = problem.encode()[:VERDICT_BYTES]
     verdict[: len(text)] = torch.tensor(list(text), dtype=torch.uint8)
     verdict = verdict.to(_group_device())
-    work = dist.broadcast(verdict, src=0, async_op=True)
-    if work is not None:
-        work.wait()
-        _heard.append(work)
+    try:
+        with _with_peers():
+            work = dist.broadcast(verdict, src=0, async_op=True)
+            if work is not None:
+                work.wait()
+                _heard.append(work)
+    except PeerLost:
+        if problem:  # rank 0 knows better what went wrong
+            return problem
+        raise
     return bytes(verdict.cpu().tolist()).rstrip(b"\0").decode(errors="ignore")
+
+
+@contextmanager
+def _with_peers() -> Iterator[None]:
+    """Turn what gloo and NCCL say when another rank is gone into words. Its echo stays in them, for contract.blame."""
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error).partition("\n")[0]
+        if not is_collateral(said):
+            raise
+        raise PeerLost(
+            f"another rank ended while the model was being saved; its own error is the cause ({said})"
+        ) from error
 
 
 def _group_device() -> torch.device:

@@ -56,6 +56,19 @@ def sweep(directory: Path) -> None:
         shutil.rmtree(directory / SCRATCH)
 
 
+def is_name(name: str) -> bool:
+    """Whether `name` can be a file of the directory itself."""
+    return name not in ("", "..") and "\0" not in name and Path(name).name == name
+
+
+def names(directory: Path) -> frozenset[str]:
+    """The files that the manifest names; none where there is no manifest, or one that says nothing."""
+    try:
+        return frozenset(_entries((directory / FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return frozenset()
+
+
 def verify(directory: Path) -> list[str]:
     """What is wrong with the model in `directory`; nothing where it is whole. Other files there are no matter."""
     left = (directory / SCRATCH).exists()
@@ -77,7 +90,7 @@ def _entries(text: str) -> dict[str, Entry]:
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
     for name in entries:
-        if Path(name).name != name:
+        if not is_name(name):
             raise ValueError(f"{name!r} is no file name")
     return entries
 

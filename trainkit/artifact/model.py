@@ -31,16 +31,26 @@ def save(
     """Collective: see trainkit.job.context.Context.save_model, which is this with the job's own facts."""
     first = (torch.distributed.get_rank() if gather.in_group() else rank) == 0
     model = gather.unwrap(model)
-    collected = gather.collect(model, first=first)
+    collected = gather.collect(model)
     failure: Exception | None = None
-    if collected is not None:
+    if first:
         try:
             _write(gather.each_once(model, collected), directory, files=files, job=job, step=step)
         except Exception as error:  # noqa: BLE001 (whatever it is, the other ranks are waiting to hear of it)
             failure = error
-    problem = gather.hear_verdict(f"{type(failure).__name__}: {failure}" if failure else "")
+    problem = gather.hear_verdict(_verdict(failure) if failure else "")
     if problem:
-        raise StorageError(f"the model was not saved to {directory}: rank 0 met {problem}") from failure
+        kind, _, words = problem.partition(" ")
+        raised = StorageError if kind == StorageError.__name__ else TrainkitError
+        raise raised(f"the model was not saved to {directory}: rank 0 met {words}") from failure
+
+
+def _verdict(failure: Exception) -> str:
+    """What kind of error all ranks shall raise, and the words."""
+    # Tensors that safetensors cannot hold were refused before: what it says now, the disk said to it.
+    storage = isinstance(failure, OSError | StorageError | SafetensorError)
+    kind = StorageError if storage else TrainkitError
+    return f"{kind.__name__} {type(failure).__name__}: {failure}"
 
 
 def _write(
@@ -52,9 +62,9 @@ def _write(
     # A folder, since safetensors writes under a name of its own choice first, and leaves that behind when killed.
     scratch.mkdir()
     try:
-        save_file(dict(state.tensors), scratch / WEIGHTS, metadata={"format": "pt", **state.aliases})
+        save_file(dict(state.tensors), scratch / WEIGHTS, metadata={gather.FORMAT: "pt", **state.aliases})
         for name, content in files.items():
-            if Path(name).name != name or name in (WEIGHTS, manifest.FILE, manifest.SCRATCH):
+            if not manifest.is_name(name) or name in (WEIGHTS, manifest.FILE, manifest.SCRATCH):
                 raise ValueError(f"{name!r} in `files` is no free file name: use one without a folder, not {WEIGHTS}")
             (scratch / name).write_bytes(content.encode() if isinstance(content, str) else content)
         names = (WEIGHTS, *files)
@@ -62,10 +72,13 @@ def _write(
         about = Manifest(entries, trainkit=trainkit.__version__, torch=torch.__version__, job=job, step=step)
         (scratch / manifest.FILE).write_text(about.text(), encoding="utf-8")
         _settle(scratch / manifest.FILE)
+        stale = manifest.names(directory) - entries.keys()
         (directory / manifest.FILE).unlink(missing_ok=True)
         _fsync(directory)
         for name in names:
             (scratch / name).replace(directory / name)
+        for name in stale:  # of the older model: an evaluation must not take them for this one's
+            (directory / name).unlink(missing_ok=True)
         _fsync(directory)
         (scratch / manifest.FILE).replace(directory / manifest.FILE)
         _fsync(directory)
@@ -93,9 +106,16 @@ def load_model(model: nn.Module, path: str | Path) -> None:
 
     Every name must be there, with its shape, and none too many; values are converted to the model's own types and
     devices. A sharded model takes its share on each rank, when all ranks call it.
-    Raises StorageError where the file cannot be read, TrainkitError where it does not fit. Runs no code from the file.
+    A directory is compared with its manifest first, byte for byte; a file that is named itself is not.
+    Raises StorageError where it is not whole or cannot be read, TrainkitError where it does not fit. Runs no code.
     """
-    file = Path(path) / WEIGHTS if Path(path).is_dir() else Path(path)
+    file = Path(path)
+    if file.is_dir():
+        if problems := manifest.verify(file):
+            listed = "\n  ".join(problems)
+            remedy = f"Save it again, or name its {WEIGHTS} itself to load that unchecked."
+            raise StorageError(f"{file} is no whole model. {remedy}\n  {listed}")
+        file = file / WEIGHTS
     saved = _read(file)
     model = gather.unwrap(model)
     own = model.state_dict()
@@ -127,4 +147,5 @@ def _read(file: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise StorageError(f"{file} cannot be read: {error}. It must be a file that job.save_model wrote.") from error
     aliases = {name: kept for name, kept in metadata.items() if kept in tensors and name not in tensors}
+    aliases.pop(gather.FORMAT, None)
     return tensors | {name: tensors[kept] for name, kept in aliases.items()}

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sized
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 from urllib.parse import unquote, urlsplit
 
-from trainkit.contract.environ import CHANNEL_URL, alias
+from trainkit.contract.board import Board
+from trainkit.contract.environ import CHANNEL_URL, RUN_DIR, alias
 from trainkit.contract.hyperparameters import Hyperparameters
 from trainkit.errors import ConfigError, Mistake
 from trainkit.job import facts, metrics
-from trainkit.job.convert import convert
+from trainkit.job.asked import Asked
+from trainkit.job.convert import check, convert
 from trainkit.job.facts import Facts
 from trainkit.job.progress import Progress
 from trainkit.job.signals import Stop
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 D = TypeVar("D", bool, int, float, str)
+CODE = "code"
+"""The channel with the script itself, which is no data."""
+_REQUIRED: Final = object()
 _the_one: Context | None = None
 
 
@@ -31,14 +38,27 @@ def current() -> Context:
     """This process's context; the first call reads the job."""
     global _the_one
     if _the_one is None:
-        _the_one = Context(facts.read(os.environ, argv=sys.argv[1:], cwd=Path.cwd()), stop=Stop())
+        read = facts.read(os.environ, argv=sys.argv[1:], cwd=Path.cwd())
+        board = Board.find(os.environ.get(RUN_DIR))
+        _the_one = Context(read, stop=Stop(board, local_rank=read.world.local_rank))
+        atexit.register(_the_one._at_exit)
     return _the_one
 
 
 def say(text: str) -> None:
     """One line to stdout, at once and in one write, so that lines of several ranks do not mix."""
-    sys.stdout.write(f"{text}\n")
+    line = f"{text}\n"
+    try:
+        sys.stdout.write(line)
+    except UnicodeEncodeError:  # a terminal or locale without `·`
+        sys.stdout.write(line.encode(sys.stdout.encoding, "replace").decode(sys.stdout.encoding))
     sys.stdout.flush()
+
+
+def mention(text: str) -> None:
+    """`say` for what is not worth ending a training: stdout may be closed, or a pipe that nobody reads."""
+    with suppress(OSError, ValueError, AttributeError):
+        say(text)
 
 
 class Context:
@@ -48,7 +68,12 @@ class Context:
         self._facts = facts
         self._stop = stop
         self._step: int | None = None
+        self._in_steps = False
         self._logged: Mapping[str, metrics.Number] = {}
+        self._fresh_file = facts.fresh
+        self._asked = Asked()
+        self._told_unread = False
+        self._pid = os.getpid()
 
     def __repr__(self) -> str:
         return f"<job {self.name!r}, rank {self.rank} of {self.world_size} on {self.host}>"
@@ -61,41 +86,54 @@ class Context:
     @property
     def hyperparameters(self) -> Hyperparameters:
         """Name → decoded JSON value, with the original texts in `.texts`."""
+        self._asked.all_at_once = True
         return self._facts.hyperparameters
 
     @overload
     def hp(self, name: str) -> Any: ...
     @overload
+    def hp(self, name: str, default: None) -> Any: ...
+    @overload
     def hp(self, name: str, default: D) -> D: ...
-    def hp(self, name: str, default: Any = None) -> Any:
+    def hp(self, name: str, default: Any = _REQUIRED) -> Any:
         """The hyperparameter `name`, its text converted to the type of `default` (bool, int, float or str).
 
-        Without a default it is required, and comes as its decoded JSON value. A name with '-' is found under '_' too,
-        as argparse does it. Raises ConfigError where it is missing, or where its text is of another type.
+        Without a default it is required. Then, and where the default is None, it comes as its decoded JSON value.
+        A name with '-' is found under '_' too, as argparse does it. What no call asked for is told at the end.
+        Raises ConfigError where it is missing, or where its text is of another type; TypeError for another default.
         """
-        texts = self.hyperparameters.texts
+        self._asked.by_hp = True
+        return self._hyperparameter(name, default)
+
+    def _hyperparameter(self, name: str, default: Any) -> Any:
+        typed = default is not _REQUIRED and default is not None
+        if typed:
+            check(default, name=name)
+        self._asked.names.add(name)
+        texts = self._facts.hyperparameters.texts
         found = next((key for key in (name, name.replace("_", "-"), name.replace("-", "_")) if key in texts), None)
-        if found is not None:
-            if default is None:
-                return self.hyperparameters[found]
-            return convert(texts[found], like=default, name=found, source=self._facts.hyperparameters_from)
-        if default is None:
+        if found is None and default is _REQUIRED:
             problem = f"is missing; there are {', '.join(texts) or 'none'}"
             remedy = f"Give it as a hyperparameter, or on the command line: --{name} VALUE"
             raise ConfigError([Mistake(self._facts.hyperparameters_from, name, None, problem, remedy)])
-        return default
+        if found is None:
+            return default
+        if typed:
+            return convert(texts[found], like=default, name=found, source=self._facts.hyperparameters_from)
+        return self._facts.hyperparameters[found]
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """The names of the job's input channels."""
-        return tuple(self._facts.channels)
+        """The names of the job's input channels, without `code`."""
+        return tuple(name for name in self._facts.channels if name != CODE)
 
     def channel(self, name: str) -> Path:
         """The directory (or file) with the channel's data.
 
         Raises ConfigError where there is no such channel, or where its data is not in a directory here.
         """
-        source = self._facts.channels.get(name) or self._facts.channels.get(alias(name).lower())
+        known = self._facts.channels
+        source = known.get(name) or next((known[other] for other in known if alias(other) == alias(name)), None)
         variable = CHANNEL_URL + alias(name)
         if source is None:
             problem = f"is no channel of this job; there are {', '.join(self.channels) or 'none'}"
@@ -150,7 +188,7 @@ class Context:
     @property
     def seed(self) -> int:
         """The hyperparameter `seed`, else 0. Setting the generators with it is the script's choice."""
-        return self.hp("seed", 0)
+        return int(self._hyperparameter("seed", 0))
 
     @property
     def device(self) -> torch.device:
@@ -175,40 +213,49 @@ class Context:
         return _made(self._facts.checkpoints)
 
     def should_stop(self) -> bool:
-        """Whether this process was asked to stop (SIGTERM), since this or job.steps was first called.
+        """Whether the job was asked to stop (SIGTERM at any host), and this is the step at which all ranks do.
 
-        Until then SIGTERM does what it always does: a script that never asks is simply ended by it. Each rank answers
-        for itself for now; ranks will come to agree on one step to stop at. So ask at step boundaries only, where
-        every rank asks: job.steps does.
+        Under the harness all ranks answer yes at the same step. Each call counts as a boundary between two steps, so
+        every rank must ask, once a step: job.steps does. Until one of them is first called, SIGTERM does what it
+        always does: a script that never asks is simply ended by it. Without the harness each rank answers for itself.
         """
-        self._stop.listen()
-        return bool(self._stop)
+        return self._stop.at_boundary()
 
     def steps(self, iterable: Iterable[T], *, start: int = 0, total: int | None = None) -> Iterator[tuple[int, T]]:
         """Yield (step, item) for each item, and show progress on rank 0.
 
         The first step yielded is `start`; no items are skipped for it: when resuming, give the items that are left.
         `total` is the step count at the end, for the time left; by default start + len(iterable), where it has one.
-        Ends early, after the current item, when should_stop() is true.
+        Ends early, after the current item, when should_stop() is true. Inside another job.steps it shows no progress,
+        and when it ends, the outer loop's step is the step again.
         """
-        if total is None and isinstance(iterable, Sized):
-            total = start + len(iterable)
+        if total is None and (length := _length(iterable)) is not None:
+            total = start + length
+        outer, nested, done = self._step, self._in_steps, start
         progress = None
-        if self.is_first:
-            progress = Progress(done=start, total=total, terminal=sys.stdout.isatty(), clock=time.monotonic, say=say)
-        items, done = iter(iterable), start
-        while not self.should_stop():
-            try:
-                item = next(items)
-            except StopIteration:
-                break
-            self._step = done
-            yield done, item
-            done += 1
+        if self.is_first and not nested:
+            progress = Progress(done, total=total, terminal=_on_terminal(), clock=time.monotonic, say=mention)
+        items: Iterator[T] | None = None
+        self._in_steps = True
+        try:
+            while not self.should_stop():
+                items = iter(iterable) if items is None else items  # a DataLoader starts its workers here
+                try:
+                    item = next(items)
+                except StopIteration:
+                    break
+                self._step = done
+                yield done, item
+                done += 1
+                if progress:
+                    progress.after(done, self._logged)
+        finally:  # also where the script leaves its loop
+            self._in_steps = nested
+            if nested:
+                self._step = outer
             if progress:
-                progress.after(done, self._logged)
-        if progress:
-            progress.end(done, self._logged, why=f"stopping: {self._stop.signal.name}" if self._stop.signal else "")
+                why = f"stopping: {self._stop.signal.name}" if self._stop.signal else ""
+                progress.end(done, self._logged, why=why)
 
     def log(self, *, step: int | None = None, **values: object) -> None:
         """Record metrics: one line on stdout and one in <output_dir>/metrics.jsonl, both by rank 0 only.
@@ -217,15 +264,21 @@ class Context:
         ranks' values are not looked at, so reduce first what is to be a mean over ranks. See docs/metrics.md.
 
         Raises TypeError for a value that is no single number, ValueError for a name no regex could find, StorageError
-        where the file cannot be written.
+        where the file cannot be written, RuntimeError in a process that is not the rank (a DataLoader's worker).
         """
+        if os.getpid() != self._pid or _in_worker():
+            raise RuntimeError(
+                "job.log was called in a DataLoader worker or another child of this rank: "
+                "return the value to the training loop, and log it there"
+            )
         if not self.is_first:
             return
         step = (self._step or 0) if step is None else int(step)
         self._logged = metrics.numbers(values)
         say(metrics.line(step=step, values=self._logged))
         text = metrics.record(step=step, time=time.time(), values=self._logged)
-        metrics.append(self._facts.output_data / metrics.FILE, text)
+        metrics.append(self._facts.output_data / metrics.FILE, text, fresh=self._fresh_file)
+        self._fresh_file = False
 
     def save_model(self, model: torch.nn.Module, *, files: Mapping[str, str | bytes] | None = None) -> None:
         """Write the model into model_dir, whole or not at all. All ranks must call it; all return or raise together.
@@ -240,6 +293,22 @@ class Context:
 
         # Not self.model_dir: making it can fail, and the other ranks must hear of that.
         save(model, self._facts.model, rank=self.rank, files=files or {}, job=self.name, step=self._step)
+        self._tell_unread()
+
+    def _tell_unread(self) -> None:
+        """Say once which hyperparameters nobody asked for."""
+        if self._told_unread or not self.is_first or os.getpid() != self._pid:
+            return
+        self._told_unread = True
+        if unread := self._asked.unread(self._facts.hyperparameters):
+            mention(unread)
+
+    def _at_exit(self) -> None:
+        # After an error much is unread, since the script did not come that far. Python keeps an error that nobody
+        # caught in last_value; what starts a rank writes it to the file.
+        told_in = os.environ.get("TORCHELASTIC_ERROR_FILE")
+        if not hasattr(sys, "last_value") and not (told_in and Path(told_in).exists()):
+            self._tell_unread()
 
 
 def _local(where: str) -> Path | None:
@@ -253,3 +322,24 @@ def _local(where: str) -> Path | None:
 def _made(directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     return directory
+
+
+def _length(iterable: Iterable[object]) -> int | None:
+    """How many items there are; None where nobody knows, as with a DataLoader over a stream."""
+    try:
+        return len(iterable) if isinstance(iterable, Sized) else None
+    except TypeError:
+        return None
+
+
+def _on_terminal() -> bool:
+    try:
+        return sys.stdout.isatty()
+    except (AttributeError, ValueError):  # there is none, or it is closed
+        return False
+
+
+def _in_worker() -> bool:
+    """Whether this is a DataLoader's worker; one that was spawned has a context and a process id of its own."""
+    data = sys.modules.get("torch.utils.data")
+    return data is not None and data.get_worker_info() is not None

@@ -12,19 +12,24 @@ _BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no"
 _EXPECTS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
-def convert(text: str, *, like: T, name: str, source: str) -> T:
-    """`text` as a value of `like`'s type (bool, int, float or str); the text itself where that is str.
-
-    Raises ConfigError where the text says something else, TypeError for a default of another type.
-    """
-    kind: Any = type(like)
-    if kind is str:
-        return cast(T, text)
-    if kind not in _EXPECTS:
+def check(default: object, *, name: str) -> None:
+    """Raise TypeError for a default that no text is converted to."""
+    kind = type(default)
+    if kind is not str and kind not in _EXPECTS:
         raise TypeError(
             f"hp({name!r}): the default must be a bool, int, float or str, not {kind.__name__}; "
             f"job.hyperparameters[{name!r}] has the decoded JSON value"
         )
+
+
+def convert(text: str, *, like: T, name: str, source: str) -> T:
+    """`text` as a value of `like`'s type (bool, int, float or str); the text itself where that is str.
+
+    Raises ConfigError where the text says something else.
+    """
+    kind: Any = type(like)
+    if kind is str:
+        return cast(T, text)
     decoded = decode(text)
     bare = decoded if isinstance(decoded, str) else text  # the SDK's v2 writes "\"0.1\"" for the string 0.1
     try:

@@ -54,6 +54,8 @@ class Facts:
     model: Path
     output_data: Path
     checkpoints: Path
+    fresh: bool
+    """Whether this run begins its files anew: a restarted job goes on in those that it has."""
 
 
 def read(environ: Mapping[str, str], *, argv: Sequence[str], cwd: Path) -> Facts:
@@ -78,6 +80,7 @@ def _of_tree(environ: Mapping[str, str]) -> Facts:
         model=paths.model,
         output_data=paths.output_data,
         checkpoints=job.checkpoints,
+        fresh=False,
     )
 
 
@@ -92,6 +95,7 @@ def _bare(environ: Mapping[str, str], *, argv: Sequence[str], cwd: Path) -> Fact
         model=output / "model",
         output_data=output / "output/data",
         checkpoints=output / "checkpoints",
+        fresh=environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0",
     )
 
 

@@ -15,8 +15,10 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from trainkit.errors import StorageError
+from trainkit.storage.store import remedy
 
 FILE = "metrics.jsonl"
 REGEX_LIMIT = 500
@@ -45,15 +47,25 @@ def numbers(values: Mapping[str, object]) -> dict[str, Number]:
 def _number(name: str, value: object) -> Number:
     item = getattr(value, "item", None)
     if callable(item):
-        try:
-            value = item()
-        except (RuntimeError, ValueError) as error:  # torch's and numpy's words for "more than one element"
-            raise TypeError(f"job.log: {name} must be a single number ({error}); log its .mean()") from None
+        # Asked first, so that an error of .item() is the device's own, and passes as it is.
+        if (count := _count(value)) != 1:
+            raise TypeError(f"job.log: {name} must be a single number, not {count} of them; log its .mean()")
+        value = item()
     if isinstance(value, bool):
         return int(value)
-    if isinstance(value, int | float):
-        return value
-    raise TypeError(f"job.log: {name} must be a number, not {type(value).__name__}")
+    if not isinstance(value, int | float):
+        raise TypeError(f"job.log: {name} must be a number, not {type(value).__name__}")
+    try:
+        float(value)
+    except OverflowError:
+        raise ValueError(f"job.log: {name} is larger than any float; log its logarithm") from None
+    return value
+
+
+def _count(value: Any) -> int:
+    """torch says numel(), and numpy size; what has neither is one."""
+    numel = getattr(value, "numel", None)
+    return int(numel() if callable(numel) else getattr(value, "size", 1))
 
 
 def spell(value: Number) -> str:
@@ -76,18 +88,16 @@ def _json(value: Number) -> Number | str:
     return value
 
 
-def append(path: Path, text: str) -> None:
-    """Add one line, in one write: a reader, or a restarted job, never meets half of it."""
+def append(path: Path, text: str, *, fresh: bool = False) -> None:
+    """Add one line, in one write: a reader, or a restarted job, never meets half of it. `fresh` begins a new file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = f"{text}\n".encode()
-        with path.open("ab", buffering=0) as out:
+        with path.open("wb" if fresh else "ab", buffering=0) as out:
             if out.write(whole) < len(whole):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
-        raise StorageError(
-            f"metrics cannot be written to {path}: {error.strerror}. Free or widen its volume."
-        ) from error
+        raise StorageError(f"metrics cannot be written to {path}: {error.strerror}. {remedy(error)}.") from error
 
 
 def definition(metric: str, *, name: str | None = None) -> dict[str, str]:

@@ -21,7 +21,7 @@ class Progress:
     """
 
     def __init__(
-        self, *, done: int, total: int | None, terminal: bool, clock: Callable[[], float], say: Callable[[str], None]
+        self, done: int, *, total: int | None, terminal: bool, clock: Callable[[], float], say: Callable[[str], None]
     ) -> None:
         self._total, self._terminal = total, terminal
         self._clock, self._say = clock, say

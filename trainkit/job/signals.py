@@ -1,4 +1,4 @@
-"""SIGTERM as a request: note it, and let the training loop end at a step boundary."""
+"""A stop as a request: the training loop ends at a step boundary, under the harness at the same one on all ranks."""
 
 from __future__ import annotations
 
@@ -7,17 +7,38 @@ import signal
 import threading
 from types import FrameType
 
+from trainkit.contract.board import Board
+
+_PATIENCE = 20.0
+"""Seconds that a rank waits at a boundary for the hosts to agree; the agreement itself takes a message each way."""
+
 
 class Stop:
-    """Whether this process was asked to stop, and by which signal."""
+    """Whether this rank is to stop, and by which signal it was asked to."""
 
-    def __init__(self) -> None:
+    def __init__(self, board: Board | None = None, *, local_rank: int = 0) -> None:
         self.signal: signal.Signals | None = None
+        self._board = board
+        self._local_rank = local_rank
+        self._passed = 0
+        self._over = False
         self._asked = False
         self._pid = os.getpid()
 
-    def __bool__(self) -> bool:
-        return self.signal is not None
+    def at_boundary(self) -> bool:
+        """Whether to stop here. Each call is a boundary between two steps, and all ranks must count the same ones.
+
+        Under the harness all ranks answer yes at the same one, the first that none of them had passed when the stop
+        came; see contract.board. Without it, and for a signal sent to this rank alone, each answers for itself.
+        """
+        self.listen()
+        if not self._over and os.getpid() == self._pid:
+            self._passed += 1
+            beyond = None
+            if self._board:
+                beyond = self._board.beyond(self._local_rank, self._passed, patience=_PATIENCE)
+            self._over = self.signal is not None if beyond is None else beyond
+        return self._over
 
     def listen(self) -> bool:
         """Take SIGTERM, unless the script has its own handler or we are no main thread. Returns whether we took it.

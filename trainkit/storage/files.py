@@ -99,6 +99,8 @@ def download(url: URL, into: Path) -> tuple[Path, ...]:
     """
     url = os.fspath(url)
     entries = list(url)
+    if not entries and not url.endswith("/") and head(url):
+        raise failure(url, "download it", "it is one object, and no folder", "Name its folder, or read it with get")
     if not entries:
         raise failure(url, "download it", "there is no object in that folder", "Compare the name, letter by letter")
     targets = tuple(_inside(into, entry, prefix=folder(url)) for entry in entries)
@@ -138,7 +140,7 @@ def _copy(store: Store, entry: Entry, path: Path) -> None:
 
 def _store(url: str) -> Store:
     """Who speaks this protocol; the clients behind it are imported only when they are needed."""
-    protocol = url.partition("://")[0] if "://" in url else "file"
+    protocol = url.partition("://")[0].lower() if "://" in url else "file"
     if protocol in ("file", "local"):
         return LocalStore()
     if protocol in ("s3", "s3a"):

@@ -39,10 +39,11 @@ class LocalStore:
 
         root, prefix = path_of(url), folder(url)
         with told(url, "list it"):
-            for directory, _, names in os.walk(root, onerror=refuse):
+            for directory, below, names in os.walk(root, onerror=refuse, followlinks=True):
+                below[:] = [name for name in below if not _is_circle(Path(directory, name), root=root)]
                 for name in names:
                     path = Path(directory, name)
-                    if not commit.is_scratch(name) and stat.S_ISREG((facts := path.stat()).st_mode):
+                    if not commit.is_scratch(name) and stat.S_ISREG((facts := _stat(path)).st_mode):
                         yield Entry(prefix + path.relative_to(root).as_posix(), facts.st_size)
 
     def head(self, url: str) -> Entry | None:
@@ -63,9 +64,31 @@ class LocalStore:
 
 def path_of(url: str) -> Path:
     """The path that a local URL means. As with fsspec, nothing in it is percent-decoded."""
+    if "\0" in url:
+        raise failure(url.replace("\0", "\\0"), "use it", "it contains a NUL character", "No path can: take it out")
     scheme, mark, rest = url.partition("://")
     if not mark:
         return Path(url)
+    rest = rest.removeprefix("localhost") if rest.startswith("localhost/") else rest
     if not rest.startswith("/"):
         raise failure(url, f"use this {scheme} URL", "its path is not absolute", f"Write {scheme}:///{rest}")
     return Path(rest)
+
+
+def _is_circle(folder: Path, *, root: Path) -> bool:
+    """Whether a link leads back to a folder that it is in: all that is there is listed already."""
+    if not folder.is_symlink():
+        return False
+    target = folder.resolve()
+    walked = (parent for parent in folder.parents if parent == root or root in parent.parents)
+    return any(parent.resolve().is_relative_to(target) for parent in walked)
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        if not path.is_symlink():
+            raise
+        problem = f"it is a link to {path.readlink()}, which does not exist"
+        raise failure(str(path), "list it", problem, "Remove the link, or put back what it leads to") from None

@@ -88,14 +88,15 @@ def told(url: str, doing: str, *, source: Source | None = None) -> Iterator[None
         if isinstance(error, FileExistsError):
             raise exists(url) from error
         kind = ObjectMissing if isinstance(error, FileNotFoundError) else StorageError
-        raise failure(url, doing, error.strerror or str(error) or repr(error), _remedy(error), kind=kind) from error
+        raise failure(url, doing, error.strerror or str(error) or repr(error), remedy(error), kind=kind) from error
 
 
 def exists(url: str) -> StorageError:
     return failure(url, "create it", "it exists already", "Choose another name, or delete it first", kind=ObjectExists)
 
 
-def _remedy(error: OSError) -> str:
+def remedy(error: OSError) -> str:
+    """What to do about an error of the file system, without a full stop."""
     remedies = {
         errno.ENOENT: "Compare the name, letter by letter",
         errno.EACCES: "Give this user the permission, or choose a place it may use",
