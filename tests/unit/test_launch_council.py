@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trainkit.contract.blame import is_collateral
-from trainkit.launch.council import HostEnd, decide
+from trainkit.launch.peers.council import HostEnd, decide
 
 
 def end(host: str, failure: str | None, *, at: float, code: int = 1) -> HostEnd:

@@ -18,11 +18,10 @@ from trainkit.contract.job import Job
 from trainkit.contract.paths import Paths
 from trainkit.contract.settings import Settings
 from trainkit.errors import PeerLost, TrainkitError
-from trainkit.launch import peers
-from trainkit.launch.council import HostEnd
 from trainkit.launch.engines.base import free_port
 from trainkit.launch.loop import Loop
-from trainkit.launch.peers import Ears, Hub, Spoke
+from trainkit.launch.peers import Ears, Hub, Spoke, listening
+from trainkit.launch.peers.council import HostEnd
 from trainkit.plan import launch
 from trainkit.plan.launch import LaunchPlan
 from trainkit.plan.machine import Machine
@@ -224,8 +223,8 @@ def test_the_first_host_lost_is_noticed_by_the_others(loop: Loop, port: int) -> 
 def test_silence_is_named_then_a_loss_and_a_word_in_time_ends_it(
     loop: Loop, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peers, "BEAT", 0.05)
-    monkeypatch.setattr(peers, "SILENCE", 0.5)
+    monkeypatch.setattr(listening, "BEAT", 0.05)
+    monkeypatch.setattr(listening, "SILENCE", 0.5)
     heard = [Heard() for _ in HOSTS]
     hub, two, three = met(loop, port, *heard, timeout=3)
     turn(loop, lambda: any("nothing heard from algo-2" in said for said in heard[0].said), hub, three)

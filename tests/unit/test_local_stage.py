@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
+import math
 import os
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from trainkit.errors import UsageError
-from trainkit.local import archive, layout, stage
+from trainkit.launch.output import Console
+from trainkit.local import archive, claim, layout, request, screen, stage, status
 
 
 def lay(root: Path, *names: str) -> Path:
@@ -23,11 +29,14 @@ def seen(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
 
 
+def refuse(error: OSError) -> None:
+    raise error
+
+
 def test_a_channel_is_a_directory_of_links(tmp_path: Path) -> None:
     source = lay(tmp_path / "data", "a", "deep/b c", "deep/er/ü")
-    amount = stage.link(source, into=tmp_path / "in")
+    stage.link(stage.data(source), into=tmp_path / "in")
     assert seen(tmp_path / "in") == ["a", "deep/b c", "deep/er/ü"]
-    assert amount.files == 3
     (tmp_path / "in/deep/b c").unlink()
     (tmp_path / "in/new").touch()
     assert seen(source) == ["a", "deep/b c", "deep/er/ü"]
@@ -35,7 +44,7 @@ def test_a_channel_is_a_directory_of_links(tmp_path: Path) -> None:
 
 def test_a_single_file_is_a_channel_too(tmp_path: Path) -> None:
     lay(tmp_path, "one.csv", "other.csv")
-    stage.link(tmp_path / "one.csv", into=tmp_path / "in")
+    stage.link(stage.data(tmp_path / "one.csv"), into=tmp_path / "in")
     assert seen(tmp_path / "in") == ["one.csv"]
 
 
@@ -44,7 +53,7 @@ def test_linked_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (source / "b").symlink_to("a")
     (source / "a/up").symlink_to("..")
     os.mkfifo(source / "pipe")
-    stage.link(source, into=tmp_path / "in")
+    stage.link(stage.data(source), into=tmp_path / "in")
     assert seen(tmp_path / "in") == ["a/x", "b/x"]
 
 
@@ -53,7 +62,8 @@ def test_code_comes_without_what_is_no_code(tmp_path: Path) -> None:
         tmp_path / "project", "train.py", "pkg/m.py", "conf/.hidden", ".git/config", "pkg/__pycache__/m.pyc",
         "env/pyvenv.cfg", "env/lib/x.py", "data/rows", "runs/describe.json", "runs/hosts/algo-1/x", "trainkit-output/y",
     )  # fmt: skip
-    stage.link_code(folder, into=tmp_path / "in", without=[folder / "data", folder])
+    found = stage.code(folder, without=[folder / "data", folder], unreadable=refuse)
+    stage.link(found, into=tmp_path / "in")
     assert seen(tmp_path / "in") == ["conf/.hidden", "pkg/m.py", "train.py"]
 
 
@@ -61,7 +71,7 @@ def test_a_home_directory_is_not_taken_for_code(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(stage, "_MOST_CODE", 3)
     folder = lay(tmp_path / "home", "1", "2", "3", "4")
     with pytest.raises(UsageError, match="holds over 3 files"):
-        stage.link_code(folder, into=tmp_path / "in", without=[])
+        stage.code(folder, without=[], unreadable=refuse)
 
 
 def test_an_output_directory_of_someone_else_is_not_touched(tmp_path: Path) -> None:
@@ -69,15 +79,17 @@ def test_an_output_directory_of_someone_else_is_not_touched(tmp_path: Path) -> N
         output = lay(tmp_path / f"out-{content}", "model/mine")
         if content:
             (output / "describe.json").write_text(content)
-        with pytest.raises(UsageError, match="no earlier job of ours"):
-            layout.clear(output)
+        with pytest.raises(UsageError, match="no earlier job of ours"), claim.claimed(output):
+            claim.clear(output)
         assert (output / "model/mine").exists()
 
 
 def test_an_earlier_jobs_output_is_cleared_but_for_its_checkpoints(tmp_path: Path) -> None:
     output = lay(tmp_path / "out", "model/old", "channels/train/old", "hosts/algo-1/x", "checkpoints/step-1", "failure")
     (output / "describe.json").write_text("{}")
-    layout.clear(output)
+    with claim.claimed(output):
+        claim.clear(output)
+    (output / ".lock").unlink()
     assert seen(output) == ["checkpoints/step-1", "describe.json"]
 
 
@@ -102,3 +114,116 @@ def test_no_files_make_no_archive(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert archive.collect([tmp_path / "empty"], into=tmp_path / "model", compress=True) == (None, [])
     assert not (tmp_path / "model.tar.gz").exists()
+
+
+def test_what_cannot_be_read_is_an_error_for_data_and_a_warning_for_code(tmp_path: Path) -> None:
+    source = lay(tmp_path / "data", "a", "secret/b")
+    (source / "secret").chmod(0)
+    skipped: list[OSError] = []
+    with unprivileged(source):
+        with pytest.raises(UsageError, match=r"cannot read .*secret.*: Permission denied"):
+            stage.data(source)
+        found = stage.code(source, without=[], unreadable=skipped.append)
+    (source / "secret").chmod(0o700)
+    assert found.files == (source / "a",)
+    assert {Path(error.filename).name for error in skipped} <= {"secret", "describe.json", "pyvenv.cfg"}
+    assert skipped
+
+
+@contextmanager
+def unprivileged(readable: Path) -> Iterator[None]:
+    if os.geteuid() != 0:
+        yield
+        return
+    for up in (readable, *list(readable.parents)[:3]):
+        up.chmod(up.stat().st_mode | 0o55)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_folder_of_any_name_is_found_by_its_url(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9 #1?")
+    folder.mkdir()
+    assert stage.local(folder.as_uri()) == folder
+    assert stage.local("s3://bucket/x") is None
+
+
+def test_a_directory_for_a_job_is_nobody_elses(tmp_path: Path) -> None:
+    made = [claim.fresh(tmp_path / "out", "train-1") for _ in range(3)]
+    assert [path.name for path in made] == ["train-1", "train-1-2", "train-1-3"]
+    with claim.claimed(made[0]), pytest.raises(UsageError, match="a job is running in"), claim.claimed(made[0]):
+        pass
+    with claim.claimed(made[0]):
+        claim.clear(made[0])
+
+
+def ask(script: Path, **channels: str) -> dict[str, Any]:
+    shorthand = request.Shorthand(script, channels=channels, environment={"TRAINKIT_ENGINE": "spawn"})
+    return request.compose(shorthand, output=Path("/out"), now=datetime.datetime(2026, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "place"), [("../../x", "/tmp"), ("..", "/tmp"), ("a b", "/tmp"), ("x" * 65, "/"), ("t", "")]
+)
+def test_a_channel_that_is_none_is_refused(name: str, place: str) -> None:
+    with pytest.raises(UsageError, match="--channel"):
+        ask(Path("train.py"), **{name: place})
+
+
+def test_of_a_linked_script_the_folder_is_that_of_the_real_file(tmp_path: Path) -> None:
+    lay(tmp_path / "real", "train.py")
+    (tmp_path / "linked.py").symlink_to("real/train.py")
+    job = ask(tmp_path / "linked.py")
+    assert request.source(job["InputDataConfig"][-1]) == (tmp_path / "real").as_uri()
+    assert job["Environment"]["TRAINKIT_SCRIPT"] == "train.py"
+
+
+def test_the_environment_is_the_callers_less_what_speaks_of_another_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/usr")
+    theirs = {"RANKING_MODEL": "r", "ROLE_ARN": "a", "GROUP_NAME": "g", "MASTER_KEY": "k", "TRAINING_JOB_KIND": "t"}
+    settings = {"TRAINKIT_PEER_WAIT": "9", "TRAINKIT_PORT": "1234", "TRAINKIT_ENGINE": "fork"}
+    another_job = {"RANK": "3", "MASTER_ADDR": "x", "SM_HOSTS": "[]", "TRAINKIT_RUN_DIR": "/x", "TRAINKIT_SOURCE": "/y"}
+    seen = layout.environment(
+        ask(Path("train.py")), {**theirs, **settings, **another_job, "PYTHONPATH": "lib:/abs:../opt"}
+    )
+    assert theirs.items() <= seen.items()
+    assert (seen["TRAINKIT_PEER_WAIT"], seen["TRAINKIT_PORT"]) == ("9", "1234")
+    assert seen["TRAINKIT_ENGINE"] == "spawn"  # the request's own word
+    assert not another_job.keys() & seen.keys()
+    assert seen["PYTHONPATH"] == "/usr/lib:/abs:/usr/../opt"
+
+
+def test_what_the_hosts_cannot_see_or_the_job_would_replace_is_refused(tmp_path: Path) -> None:
+    lay(tmp_path, "code/train.py", "out/model/old", "covered/rows")
+
+    def survey(**channels: str) -> dict[str, stage.Listing]:
+        job = ask(tmp_path / "code/train.py", **channels)
+        return layout.survey(job, covered=tmp_path / "covered", output=tmp_path / "out", warn=print)
+
+    assert survey().keys() == {"code"}
+    with pytest.raises(UsageError, match=r"every host has a .*covered of its own"):
+        survey(train=str(tmp_path / "covered/rows"))
+    with pytest.raises(UsageError, match="a result of an earlier job that this one would replace"):
+        survey(train=str(tmp_path / "out/model"))
+
+
+def test_a_description_is_json_whatever_the_metrics_are() -> None:
+    told = status.Status(ask(Path("train.py")))
+    told.enter("Completed")
+    metrics = {"loss": math.nan, "peak": math.inf, "accuracy": 0.5}
+    document = told.document(model=None, reason=None, metrics=metrics)
+    assert document["FinalMetricDataList"] == [{"MetricName": "accuracy", "Value": 0.5}]
+
+
+def test_a_log_that_cannot_be_written_is_no_end_of_the_job(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    log = screen.Screen(Console(), colour=False).host(Path("/dev/full"))
+    for line in (b"one\n", b"two\n"):
+        log.write(line)
+    log.close()
+    out = capfdbinary.readouterr().out.decode()
+    assert (
+        out == "one\n[local] warning: /dev/full is cut off, the log goes on here only: No space left on device\ntwo\n"
+    )

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NoReturn
 
 from trainkit.contract.settings import ENGINES
 from trainkit.errors import UsageError
 from trainkit.local.request import Shorthand
+
+
+class Parser(argparse.ArgumentParser):
+    """One whose mistakes end as all of ours do, with 64."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.partition("unrecognized arguments: --")[2].replace("=", " ", 1).split()
+        if unknown:
+            name, value = unknown[0], "".join(unknown[1:2]) or "VALUE"
+            message += f"\nA hyperparameter of the script is written --hp {name}={value}"
+        self.print_usage(sys.stderr)
+        self.exit(UsageError.exit_code, f"{self.prog}: {message}\n")
 
 
 def add(parser: argparse.ArgumentParser) -> None:

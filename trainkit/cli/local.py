@@ -7,13 +7,15 @@ import datetime
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from trainkit.cli import arguments
 from trainkit.contract.settings import seconds
+from trainkit.errors import StorageError, TrainkitError
 from trainkit.launch.output import Console
-from trainkit.local import isolation, service
-from trainkit.local.request import Request, compose
+from trainkit.local import claim, isolation, service
+from trainkit.local.request import Request, Shorthand, compose
 from trainkit.local.service import Options, Result
 
 
@@ -22,7 +24,18 @@ def main(argv: Sequence[str]) -> int:
     given = _parser().parse_args(argv)
     shorthand = arguments.shorthand(given)
     now = datetime.datetime.now()
-    output: Path = given.output or Path("trainkit-output", f"{shorthand.script.stem}-{now:%Y%m%d-%H%M%S}")
+    output: Path = given.output or _fresh(f"{shorthand.script.stem}-{now:%Y%m%d-%H%M%S}")
+    try:
+        return _run(shorthand, given, output=output, now=now)
+    except TrainkitError:
+        if not given.output:
+            with suppress(OSError):  # there are files in it, or other jobs beside it
+                output.rmdir()
+                output.parent.rmdir()
+        raise
+
+
+def _run(shorthand: Shorthand, given: argparse.Namespace, *, output: Path, now: datetime.datetime) -> int:
     request = compose(shorthand, output=output, now=now)
     if given.max_runtime is not None:
         request["StoppingCondition"]["MaxRuntimeInSeconds"] = given.max_runtime
@@ -32,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
         environ=os.environ,
         isolation=given.isolation,
         stop_after=given.stop_after,
-        at_terminal=at_terminal and (given.procs or 1) == 1,
+        at_terminal=at_terminal and str(given.procs or os.environ.get("TRAINKIT_PROCS", 1)) == "1",
         colour=os.isatty(1) and "NO_COLOR" not in os.environ,
     )
     console = Console()
@@ -43,8 +56,17 @@ def main(argv: Sequence[str]) -> int:
     return result.exit_code
 
 
+def _fresh(name: str) -> Path:
+    try:
+        return claim.fresh(Path("trainkit-output"), name)
+    except OSError as error:
+        raise StorageError(
+            f"cannot make {error.filename}: {error.strerror}. Name another place with --output"
+        ) from None
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="trainkit local", description="Run a script as a SageMaker job, here.")
+    parser = arguments.Parser(prog="trainkit local", description="Run a script as a SageMaker job, here.")
     arguments.add(parser)
     parser.add_argument(
         "--isolation", choices=isolation.KINDS,
@@ -72,9 +94,12 @@ def _summary(request: Request, result: Result, *, output: Path, took: float) -> 
     described = result.description
     lines = [f"{described['SecondaryStatus']} after {took:.1f} s, exit code {result.exit_code}"]
     if "FailureReason" in described:
-        cause, *more = (result.failure or "the script wrote nothing about it").split("\n\n", 1)[0].splitlines()
+        cause, *more = (result.failure or described["FailureReason"]).split("\n\n", 1)[0].splitlines()
         lines += [f"  cause    {cause}", *(f"           {line}" for line in more)]
-        lines += [f"  failure  {_near(output / 'failure')}", f"  logs     {_near(output / 'logs')}"]
+        lines += [f"  failure  {_near(path)}" for path in [output / "failure"] if path.exists()]
+        lines += [
+            f"  logs     {_near(path)}" for path in [output / "logs"] if any(path.glob("*"))
+        ]  # none at a terminal
     if result.model:
         lines.append(f"  model    {_near(result.model)} ({_size(_bytes(result.model))})")
     metrics = {m["MetricName"]: m["Value"] for m in described["FinalMetricDataList"]}

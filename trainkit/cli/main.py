@@ -32,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except TrainkitError as error:
         print(f"trainkit {name}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print(f"trainkit {name}: interrupted", file=sys.stderr)
+        sys.exit(130)
     if name in ("-h", "--help", "help"):
         print(_USAGE, end="")
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import datetime
 import json
@@ -21,7 +20,7 @@ from trainkit.plan.launch import LaunchPlan
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="trainkit plan", description="Show what would run on each host, and why.")
+    parser = arguments.Parser(prog="trainkit plan", description="Show what would run on each host, and why.")
     arguments.add(parser)
     parser.add_argument("--json", action="store_true", help="everything, environment included, as JSON")
     given = parser.parse_args(argv)
@@ -45,7 +44,8 @@ def make(shorthand: Shorthand) -> list[LaunchPlan]:
             job = contract.read(Paths(), environ=environ, config=Path(folder))
         # On the host the script's folder will be the channel `code`; its imports can be read where it is now.
         placed = script.locate(job)
-        seen = script.look(script.Script(shorthand.script.absolute(), shorthand.script.absolute().parent))
+        real = shorthand.script.resolve()
+        seen = script.look(script.Script(real, real.parent))
         entry = dataclasses.replace(seen, path=placed.path, folder=placed.folder)
         plans.append(launch.make(job, machine=here, script=entry, environ=environ))
     return plans

@@ -19,13 +19,13 @@ from trainkit.contract.environ import RUN_DIR
 from trainkit.contract.job import Job
 from trainkit.contract.outcome import LIMIT, Outcome
 from trainkit.errors import PeerLost, TrainkitError
-from trainkit.launch.council import HostEnd
 from trainkit.launch.course import Course, Signal
 from trainkit.launch.engines import Engine, Setting, engine_for
 from trainkit.launch.engines.base import Started
 from trainkit.launch.loop import Loop
 from trainkit.launch.output import Console
 from trainkit.launch.peers import Ears, Hub, Spoke
+from trainkit.launch.peers.council import HostEnd
 from trainkit.launch.processes import FORWARDED, become_reaper, kill_descendants, kill_group, reap, send
 from trainkit.launch.relay import Relay
 from trainkit.plan import launch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ class Running:
     log: HostLog | None
     exit_status: int | None = None
     ended_at: float = 0.0  # monotonic
+    told: bool = False  # it has had its stop
 
 
 class Hosts:
@@ -71,11 +73,17 @@ class Hosts:
                 ended.append(running)
         return ended
 
-    def stop(self, number: int) -> None:
-        """Signal `train` on every host that runs, as `docker stop` would its PID 1."""
+    def stop(self) -> bool:
+        """SIGTERM to `train` on every host, as `docker stop` would its PID 1.
+
+        Returns whether all have had it; call again soon for those that still start and would not hear it.
+        """
         for running in self.running:
-            if pid := self._isolation.train_pid(running.pid):
-                send(pid, number)
+            pid = self._isolation.train_pid(running.pid)
+            if pid and not running.told and _hears(pid, signal.SIGTERM):
+                send(pid, signal.SIGTERM)
+                running.told = True
+        return all(running.told for running in self.running)
 
     def kill(self) -> None:
         """End every process of every host, now."""
@@ -103,3 +111,16 @@ class Hosts:
         if running.relay and running.log:
             running.relay.close()
             running.log.close()
+
+
+def _hears(pid: int, number: int) -> bool:
+    """Whether a signal would be handled, or wait: PID 1 of a namespace never gets one that it has no handler for."""
+    if sys.platform != "linux":
+        return True
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    facts = dict(line.split(":\t", 1) for line in status.splitlines())
+    heard = int(facts["SigBlk"], 16) | int(facts["SigCgt"], 16)
+    return facts["Name"] != "unshare" and bool(heard >> (number - 1) & 1)  # that one blocks, and then forgets it

@@ -8,14 +8,20 @@ Mounts are made by the kernel's own call: the `mount` command reads tables that 
 
 from __future__ import annotations
 
-import ctypes
-import json
-import os
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
+import signal
+
+# A stop that comes before `train` can hear it waits for that: the mask outlives the exec, and `train` lifts it.
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+
+import ctypes  # noqa: E402
+import json  # noqa: E402
+import os  # noqa: E402
+import socket  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+from contextlib import suppress  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 _MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -37,7 +43,10 @@ def main() -> None:
 def _lay_opt_ml(root: Path) -> None:
     """Show `root` at /opt/ml. Where /opt has no such folder, on a new /opt that holds all the old one does."""
     if not Path("/opt/ml").is_dir():
-        children = {child.name: os.open(child, os.O_PATH) for child in Path("/opt").iterdir()}
+        children = {}
+        for child in Path("/opt").iterdir():
+            with suppress(OSError):  # a link to nowhere, say: nobody can miss it
+                children[child.name] = os.open(child, os.O_PATH)
         held = os.open(root, os.O_PATH)  # it may lie below /opt itself
         _mount("tmpfs", "/opt", kind="tmpfs")
         for name, descriptor in children.items():
@@ -59,7 +68,7 @@ def _lay(descriptor: int, target: Path) -> None:
 
 
 def _mount(source: str, target: str, *, kind: str = "none", flags: int = 0) -> None:
-    if _libc.mount(source.encode(), target.encode(), kind.encode(), flags, None):
+    if _libc.mount(os.fsencode(source), os.fsencode(target), kind.encode(), flags, None):
         number = ctypes.get_errno()
         raise OSError(number, f"{os.strerror(number)}: mount {source}", target)
 

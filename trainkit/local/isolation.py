@@ -19,10 +19,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from trainkit.contract.environ import RUN_DIR
 from trainkit.contract.job import HOST_ADDRESSES
 from trainkit.contract.paths import BASE_DIR
 from trainkit.errors import IsolationUnavailable
-from trainkit.plan.launch import RUN_DIR
 
 KINDS = ("namespace", "network", "process")
 _TRAIN = (sys.executable, "-m", "trainkit.cli.train")
@@ -42,6 +42,8 @@ class Isolation(Protocol):
     """One way to make hosts. Addresses are given first, then each host is started by its command."""
 
     interface: str
+    covers: Path | None  # what of this machine the hosts do not see
+    port: Mapping[str, str]  # the setting, unless the job has its own
 
     def addresses(self, count: int) -> list[str]: ...
     def command(self, host: Host, hosts_file: Path) -> tuple[str, ...]: ...
@@ -74,10 +76,11 @@ class Namespaces:
     """Hosts that share the machine's network, on addresses of the loopback range."""
 
     interface = "lo"
+    covers: Path | None = Path("/opt/ml")
 
     def __init__(self, privilege: tuple[str, ...]) -> None:
         self._privilege = privilege
-        self._port = _port()
+        self.port: Mapping[str, str] = _port()
 
     def addresses(self, count: int) -> list[str]:
         return _loopback(count)
@@ -86,7 +89,7 @@ class Namespaces:
         return ("unshare", *self._privilege, *_OWN, *_inside(host, hosts_file, network=None))
 
     def environment(self, host: Host, addresses: Mapping[str, str]) -> dict[str, str]:
-        return {RUN_DIR: "/opt/ml/run", **self._port}
+        return {RUN_DIR: "/opt/ml/run"}
 
     def attach(self, host: Host, pid: int) -> None:
         pass
@@ -106,7 +109,7 @@ class Network(Namespaces):
 
     def __init__(self, privilege: tuple[str, ...]) -> None:
         super().__init__(privilege)
-        self._port = {}  # nobody else is on this network
+        self.port = {}  # nobody else is on this network
         if not shutil.which("ip"):
             raise IsolationUnavailable("--isolation network needs the `ip` command: apt-get install iproute2")
         # The namespaces live as long as this process. It ends with us, since its stdin then closes, and with nothing
@@ -161,9 +164,10 @@ class Processes:
     """Hosts that are processes and nothing else. Their root and their addresses reach them by environment."""
 
     interface = "lo" if sys.platform == "linux" else "lo0"
+    covers: Path | None = None
 
     def __init__(self) -> None:
-        self._port = _port()
+        self.port: Mapping[str, str] = _port()
 
     def addresses(self, count: int) -> list[str]:
         return _loopback(count)
@@ -176,7 +180,6 @@ class Processes:
             BASE_DIR: str(host.root),
             HOST_ADDRESSES: json.dumps(dict(addresses)),
             RUN_DIR: str(host.root / "run"),
-            **self._port,
         }
 
     def attach(self, host: Host, pid: int) -> None:
@@ -205,7 +208,7 @@ def _privilege() -> tuple[str, ...] | None:
     return None
 
 
-def _port() -> dict[str, str]:
+def _port() -> Mapping[str, str]:
     """The setting `port`, drawn by lot: several jobs may share the machine, and torch listens on all its addresses."""
     return {"TRAINKIT_PORT": str(random.randrange(20_000, 32_000, 2))}
 

@@ -2,44 +2,50 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from trainkit.contract.paths import Paths
+from trainkit.contract.settings import TABLE
 from trainkit.errors import UsageError
-from trainkit.local import archive, config, request, stage
+from trainkit.local import archive, claim, config, request, stage
 from trainkit.local.isolation import Host, Isolation
 from trainkit.local.request import Request
-from trainkit.local.stage import Amount
-from trainkit.local.status import ARN, arn
+from trainkit.local.stage import Listing
+from trainkit.local.status import arn
 from trainkit.storage.commit import write_whole
 
-DESCRIPTION = "describe.json"
 
+def survey(job: Request, *, covered: Path | None, output: Path, warn: Callable[[str], None]) -> dict[str, Listing]:
+    """What the local channels hold. Nothing is changed yet: here a job is refused that cannot run.
 
-def clear(output: Path) -> Path:
-    """An output directory without an earlier job's results; its checkpoints stay, as they would on S3."""
-    output = output.absolute()
-    if output.is_dir() and any(output.iterdir()) and not _is_ours(output / DESCRIPTION):
-        raise UsageError(f"--output {output} holds files, and no earlier job of ours: name a new or empty directory")
-    for name in ("hosts", "logs", "channels", "model", "output"):
-        shutil.rmtree(output / name, ignore_errors=True)
-    for name in ("model.tar.gz", "output.tar.gz", "failure", DESCRIPTION):
-        (output / name).unlink(missing_ok=True)
-    (output / "logs").mkdir(parents=True, exist_ok=True)
-    write_whole(output / DESCRIPTION, "{}\n")  # from here on the directory is ours, even if we are killed
-    return output
+    `covered` is what the hosts do not see of this machine. Raises UsageError.
+    """
+    found = {name: path for name, url in _channels(job).items() if (path := stage.local(url))}
+    what = {f"channel {name}": path for name, path in found.items()}
+    places = {**what, "--output": output, "the interpreter": Path(sys.prefix)}
+    for name, path in what.items():
+        if any(path.resolve().is_relative_to((output / made).resolve()) for made in claim.REPLACED):
+            raise UsageError(
+                f"{name} is {path}, a result of an earlier job that this one would replace: name another --output"
+            )
+    for name, path in places.items():
+        if covered and any(one.is_relative_to(covered) for one in (path.absolute(), path.resolve())):
+            raise UsageError(
+                f"{name} is {path}, but every host has a {covered} of its own there and cannot see it: name another "
+                f"path, or use --isolation process"
+            )
+    without = [*(path for name, path in found.items() if name != "code"), output]
 
+    def skip(error: OSError) -> None:
+        warn(f"warning: {error.filename} is left out of the code: {error.strerror}")
 
-def _is_ours(description: Path) -> bool:
-    """Whether an earlier local job wrote it; what lies beside it may then be removed."""
-    try:
-        described = json.loads(description.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return described == {} or (isinstance(described, dict) and described.get("TrainingJobArn", "").startswith(ARN))
+    return {
+        name: stage.code(path, without=without, unreadable=skip) if name == "code" else stage.data(path)
+        for name, path in found.items()
+    }
 
 
 def hosts(job: Request, chosen: Isolation, output: Path) -> list[Host]:
@@ -64,22 +70,18 @@ def hosts(job: Request, chosen: Isolation, output: Path) -> list[Host]:
     return made
 
 
-def fill(job: Request, hosts: Sequence[Host], *, interface: str, output: Path) -> dict[str, Amount]:
-    """Lay config and channels into every host. Returns what each channel holds."""
-    channels = {channel["ChannelName"]: request.source(channel) for channel in job.get("InputDataConfig", [])}
-    sources = {name: stage.fetch(url, into=output / "channels" / name) for name, url in channels.items()}
-    amounts = {}
+def fill(job: Request, hosts: Sequence[Host], known: Mapping[str, Listing], *, interface: str, output: Path) -> None:
+    """Lay config and channels into every host: the `known` ones, and those that must be fetched first."""
     for host in hosts:
         config.write(job, host=host.name, interface=interface, config=Paths(host.root).config)
-    for name, source in sources.items():
+    for name, url in _channels(job).items():
+        listing = known.get(name) or stage.data(stage.fetch(url, into=output / "channels" / name))
         for host in hosts:
-            into = Paths(host.root).channels / name
-            if name == "code":
-                data = [other for key, other in sources.items() if key != "code"]
-                amounts[name] = stage.link_code(source, into=into, without=[*data, output])
-            else:
-                amounts[name] = stage.link(source, into=into)
-    return amounts
+            stage.link(listing, into=Paths(host.root).channels / name)
+
+
+def _channels(job: Request) -> dict[str, str]:
+    return {channel["ChannelName"]: request.source(channel) for channel in job.get("InputDataConfig", [])}
 
 
 def hosts_file(hosts: Sequence[Host], output: Path) -> Path:
@@ -91,11 +93,16 @@ def hosts_file(hosts: Sequence[Host], output: Path) -> Path:
     return path
 
 
-_NOT_INHERITED = (
-    *("SM_", "SAGEMAKER_", "TRAINKIT_", "TORCHELASTIC_", "TRAINING_JOB_", "GROUP_", "ROLE_", "MASTER_"),
-    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "HOSTNAME"),
+_OTHER_JOBS = ("SM_", "SAGEMAKER_", "TRAINKIT_", "TORCHELASTIC_")
+_OTHER_RANKS = frozenset(
+    {
+        *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"),
+        *("ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "HOSTNAME"),
+        *("TRAINING_JOB_NAME", "TRAINING_JOB_ARN"),
+    }
 )
-_STILL_INHERITED = ("TRAINKIT_CHANNEL_", "TRAINKIT_S3_")
+_PASSED_ON = ("TRAINKIT_CHANNEL_", "TRAINKIT_S3_")
+_SETTINGS = frozenset(row.variable for row in TABLE if row.name not in ("script", "source"))  # those are the request's
 
 
 def environment(job: Request, environ: Mapping[str, str]) -> dict[str, str]:
@@ -103,7 +110,10 @@ def environment(job: Request, environ: Mapping[str, str]) -> dict[str, str]:
     inherited = {
         name: value
         for name, value in environ.items()
-        if not name.startswith(_NOT_INHERITED) or name.startswith(_STILL_INHERITED)
+        if (name not in _OTHER_RANKS and not name.startswith(_OTHER_JOBS))
+        or (name in _SETTINGS or name.startswith(_PASSED_ON))
     }
+    if modules := inherited.get("PYTHONPATH"):  # hosts have working directories of their own
+        inherited["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in modules.split(os.pathsep))
     identity = {"TRAINING_JOB_NAME": job["TrainingJobName"], "TRAINING_JOB_ARN": arn(job)}
     return {**inherited, **identity, **job.get("Environment", {})}

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from trainkit.errors import UsageError
+
 CHECKPOINTS = "/opt/ml/checkpoints"
 Request = Mapping[str, Any]
 
@@ -27,8 +29,11 @@ class Shorthand:
 
 
 def compose(shorthand: Shorthand, *, output: Path, now: datetime.datetime) -> dict[str, Any]:
-    """The request for it. Local paths become file:// URLs; the script's folder is the channel `code`."""
-    script = shorthand.script.absolute()
+    """The request for it. Local paths become file:// URLs; the script's folder is the channel `code`.
+
+    Raises UsageError for a channel that cannot be one.
+    """
+    script = shorthand.script.resolve()  # of a linked script the folder is that of the real file, as for python
     stem = re.sub(r"[^a-zA-Z0-9]+", "-", script.stem).strip("-") or "job"
     channels = {**shorthand.channels, "code": str(script.parent)}
     return {
@@ -56,6 +61,10 @@ def source(channel: Mapping[str, Any]) -> str:
 
 
 def _channel(name: str, place: str) -> dict[str, Any]:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) or name in (".", ".."):
+        raise UsageError(f"--channel {name}: is no channel name. Use letters, digits, '.', '-' and '_', 64 at most")
+    if not place:
+        raise UsageError(f"--channel {name}=: names no path: write --channel NAME=PATH")
     url = place if len(urlsplit(place).scheme) > 1 else Path(place).expanduser().absolute().as_uri()
     location = {"S3DataType": "S3Prefix", "S3Uri": url, "S3DataDistributionType": "FullyReplicated"}
     return {"ChannelName": name, "InputMode": "File", "DataSource": {"S3DataSource": location}}

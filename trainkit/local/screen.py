@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from trainkit.launch.output import Console
 
@@ -26,7 +27,10 @@ class Screen:
 
     def host(self, log: Path) -> HostLog:
         """The place where one host's lines go."""
-        return HostLog(self, log.open("wb"))
+        return HostLog(self, log)
+
+    def warn(self, text: str) -> None:
+        self._console.say("local", f"warning: {text}")
 
     def show(self, data: bytes) -> None:
         for line in _METRIC.findall(data):
@@ -35,19 +39,35 @@ class Screen:
 
 
 class HostLog:
-    """A host's sink: its log file, and the screen."""
+    """A host's sink: its log file, and the screen. The file may be gone (a full disk); the job goes on without it."""
 
-    def __init__(self, screen: Screen, log: BinaryIO) -> None:
+    def __init__(self, screen: Screen, path: Path) -> None:
         self._screen = screen
-        self._log = log
+        self._path = path
+        self._log: int | None = None
+        with self._or_gone():
+            self._log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
 
     def write(self, data: bytes) -> None:
-        self._log.write(data)
-        self._log.flush()
         self._screen.show(data)
+        with self._or_gone():
+            view = memoryview(data)
+            while view and self._log is not None:
+                view = view[os.write(self._log, view) :]
 
     def close(self) -> None:
-        self._log.close()
+        if self._log is not None:
+            descriptor, self._log = self._log, None
+            with self._or_gone():
+                os.close(descriptor)
+
+    @contextmanager
+    def _or_gone(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._screen.warn(f"{self._path} is cut off, the log goes on here only: {error.strerror}")
+            self.close()
 
 
 def _painted(match: re.Match[bytes]) -> bytes:

@@ -6,10 +6,12 @@ stays its own. Only a script that rewrites an input file in place reaches the or
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from trainkit.errors import UsageError
 
@@ -22,21 +24,27 @@ _NOT_CODE = frozenset(
 _MOST_CODE = 20_000  # files; a folder with more is no script's folder
 
 
-class Amount(NamedTuple):
-    """What a channel holds."""
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The files of a channel below `base`: read once, laid into every host."""
 
-    files: int
-    size: int  # bytes
+    base: Path
+    files: tuple[Path, ...]
+
+
+def local(url: str) -> Path | None:
+    """The path of a file:// URL, None for others. Raises UsageError where nothing is there."""
+    parts = urlsplit(url)
+    if parts.scheme != "file":
+        return None
+    path = Path(os.fsdecode(unquote_to_bytes(parts.path)))
+    if not path.exists():
+        raise UsageError(f"there is no {path}: name an existing file, directory or URL")
+    return path
 
 
 def fetch(url: str, *, into: Path) -> Path:
-    """The local path of a channel's source: its own, or `into` with everything below the URL downloaded."""
-    parts = urlsplit(url)
-    if parts.scheme == "file":
-        path = Path(unquote(parts.path))
-        if not path.exists():
-            raise UsageError(f"there is no {path}: name an existing file, directory or URL")
-        return path
+    """Download everything below `url` into `into`, and return that."""
     from trainkit.storage.files import download  # brings fsspec, which a job on local files need not import
 
     into.mkdir(parents=True, exist_ok=True)
@@ -44,25 +52,45 @@ def fetch(url: str, *, into: Path) -> Path:
     return into
 
 
-def link(source: Path, *, into: Path) -> Amount:
-    """Link every file of `source` (a directory, or one file) below `into`."""
-    return _link(_files(source, wanted=lambda _: True) if source.is_dir() else iter([source]), source, into)
+def data(source: Path) -> Listing:
+    """Every file of `source` (a directory, or one file). Raises UsageError where a part of it cannot be read."""
+
+    def refuse(error: OSError) -> None:
+        raise UsageError(
+            f"cannot read {error.filename}: {error.strerror}. A channel is handed over whole or not at all"
+        )
+
+    if not source.is_dir():
+        return Listing(source.parent, (source,))
+    return Listing(source, tuple(_files(source, wanted=lambda _: True, unreadable=refuse)))
 
 
-def link_code(folder: Path, *, into: Path, without: Collection[Path]) -> Amount:
-    """Link a script's folder, without version control, caches, virtual environments, and the paths in `without`."""
+def code(folder: Path, *, without: Collection[Path], unreadable: Callable[[OSError], None]) -> Listing:
+    """A script's folder, without version control, caches, virtual environments, and the paths in `without`.
+
+    What cannot be read is told to `unreadable` and left out. Raises UsageError where there is too much.
+    """
     apart = {path.resolve() for path in without} - {folder.resolve()}
+    found = _files(folder, wanted=lambda inner: _is_code(inner, apart), unreadable=unreadable)
+    files = tuple(islice(found, _MOST_CODE + 1))
+    if len(files) > _MOST_CODE:
+        raise UsageError(
+            f"{folder}, the script's folder, holds over {_MOST_CODE:,} files. All of it is the job's code: put "
+            f"the script into a folder of its own, and hand data over with --channel NAME=PATH"
+        )
+    return Listing(folder, files)
 
-    def limited() -> Iterator[Path]:
-        for count, path in enumerate(_files(folder, wanted=lambda inner: _is_code(inner, apart))):
-            if count == _MOST_CODE:
-                raise UsageError(
-                    f"{folder}, the script's folder, holds over {_MOST_CODE:,} files. All of it is the job's code: put "
-                    f"the script into a folder of its own, and hand data over with --channel NAME=PATH"
-                )
-            yield path
 
-    return _link(limited(), folder, into)
+def link(listing: Listing, *, into: Path) -> None:
+    """Link every file of `listing` below `into`."""
+    into.mkdir(parents=True, exist_ok=True)
+    made = {into}
+    for path in listing.files:
+        target = into / path.relative_to(listing.base)
+        if target.parent not in made:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            made.add(target.parent)
+        target.symlink_to(path.absolute())
 
 
 def _is_code(folder: Path, apart: Collection[Path]) -> bool:
@@ -71,28 +99,28 @@ def _is_code(folder: Path, apart: Collection[Path]) -> bool:
     return folder.name not in _NOT_CODE and not environment and not earlier_job and folder.resolve() not in apart
 
 
-def _files(folder: Path, *, wanted: Callable[[Path], bool], above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+def _files(
+    folder: Path,
+    *,
+    wanted: Callable[[Path], bool],
+    unreadable: Callable[[OSError], None],
+    above: frozenset[Path] = frozenset(),
+) -> Iterator[Path]:
     """The files below `folder`, through links to folders too, but not through one that leads back up."""
     above |= {folder.resolve()}
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            if path.resolve() not in above and wanted(path):
-                yield from _files(path, wanted=wanted, above=above)
-        elif path.is_file():
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        unreadable(error)
+        return
+    for path in entries:
+        try:
+            inner = path.is_dir() and path.resolve() not in above and wanted(path)
+            file = path.is_file()
+        except OSError as error:
+            unreadable(error)
+            continue
+        if inner:
+            yield from _files(path, wanted=wanted, unreadable=unreadable, above=above)
+        elif file:
             yield path
-
-
-def _link(files: Iterator[Path], source: Path, into: Path) -> Amount:
-    into.mkdir(parents=True, exist_ok=True)
-    base = source if source.is_dir() else source.parent
-    made = {into}
-    count = size = 0
-    for path in files:
-        target = into / path.relative_to(base)
-        if target.parent not in made:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            made.add(target.parent)
-        target.symlink_to(path.absolute())
-        count += 1
-        size += path.stat().st_size
-    return Amount(count, size)

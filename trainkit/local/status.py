@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,7 +70,11 @@ class Status:
             "CreationTime": self.created.isoformat(),
             "LastModifiedTime": _now().isoformat(),
             "SecondaryStatusTransitions": self.transitions,
-            "FinalMetricDataList": [{"MetricName": name, "Value": value} for name, value in metrics.items()],
+            "FinalMetricDataList": [
+                {"MetricName": name, "Value": value}
+                for name, value in metrics.items()
+                if math.isfinite(value)  # JSON has no others
+            ],
         }
         if began:
             end = self.transitions[-1]["StartTime"]

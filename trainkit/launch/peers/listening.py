@@ -1,0 +1,79 @@
+"""What both ends of the link do alike: beat, and notice silence."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from trainkit.contract.outcome import Outcome
+from trainkit.launch.peers.wire import Wire
+from trainkit.plan.launch import LaunchPlan
+
+VERSION = 1
+BEAT = 2.0
+"""Seconds between two beats."""
+SILENCE = 10.0
+"""Seconds without a word from a host after which it is named in the log."""
+
+
+class Ears(NamedTuple):
+    """What a supervisor wants to hear of."""
+
+    end: Callable[[], None]  # another host has failed
+    stop: Callable[[int], None]  # another host was told to stop
+    agreed: Callable[[int], None]  # the boundary after whose step all ranks stop
+    say: Callable[[str], None]  # something for the log
+
+
+class Listening:
+    """One end of the link."""
+
+    def __init__(self, plan: LaunchPlan, ears: Ears) -> None:
+        self._plan = plan
+        self._ears = ears
+        self._timeout = plan.job.settings.peer_timeout
+        self._next_beat = time.monotonic() + BEAT
+        self._silent: set[str] = set()
+        self.verdict: Outcome | None = None
+        """What the job ended with, once all is over; without a failure, Outcome(0)."""
+
+    def _wired(self) -> dict[str, Wire]:
+        """Host → open wire."""
+        raise NotImplementedError
+
+    def _gone(self, host: str, why: str, *, silent_for: float = 0.0) -> None:
+        raise NotImplementedError
+
+    @property
+    def next_tick(self) -> float:
+        """The monotonic time at which `tick` wants to be called."""
+        return self._next_beat
+
+    def tick(self) -> None:
+        """Beat, and look who has been silent."""
+        now = time.monotonic()
+        if now < self._next_beat:
+            return
+        late, self._next_beat = now - self._next_beat, now + BEAT
+        for host, wire in list(self._wired().items()):
+            wire.send({"beat": True})
+            silence = now - wire.heard_at
+            # If we ourselves did not run for a while, what they sent is still waiting to be read.
+            if late > BEAT or silence < SILENCE:
+                if host in self._silent and silence < SILENCE:
+                    self._silent.discard(host)
+                    self._ears.say(f"{host} is heard again")
+                continue
+            if host not in self._silent:
+                self._silent.add(host)
+                self._ears.say(f"nothing heard from {host} for {silence:.0f} s")
+            if self._timeout and silence > self._timeout:
+                wire.close()
+                self._gone(host, f"nothing was heard from it for {silence:.0f} s", silent_for=silence)
+
+
+def resolve(host: str, port: int) -> list[tuple[Any, ...]]:
+    """The IPv4 addresses of a host, as getaddrinfo gives them. Raises OSError where it has none."""
+    return list(socket.getaddrinfo(host, port, family=socket.AF_INET, type=socket.SOCK_STREAM))
