@@ -129,7 +129,7 @@ def test_all_ranks_of_all_hosts_stop_at_one_step_however_far_apart_they_are(tmp_
         "import itertools, os, time, trainkit\n"
         "job = trainkit.job()\n"
         "for step, _ in job.steps(itertools.count()):\n"
-        "    time.sleep(0.002 * (1 + 7 * (job.rank % 3)))\n"
+        "    time.sleep(0.02 + 0.01 * (job.rank % 3))\n"
         "assert job.should_stop()\n"
         "print('ended after step', step, flush=True)\n"
     )
