@@ -451,3 +451,27 @@ signal.pause()
         running.stdout.read()
         assert running.wait(DEADLINE) == 9
     assert "parent is 1\n" in out
+
+
+def test_the_kernels_out_of_memory_killer_is_told_from_other_killers(tmp_path: Path) -> None:
+    memory = Path("/sys/fs/cgroup/memory")
+    if not (memory / "memory.limit_in_bytes").exists() or not os.access(memory, os.W_OK):
+        pytest.skip("making a control group takes root, and version 1 of them here")
+    group = memory / f"trainkit-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text("200M")
+        root = lay_tree(
+            tmp_path, "import os, time\nif os.environ['RANK'] == '1': x = b'x' * 400_000_000\ntime.sleep(600)"
+        )
+        join = f'echo $$ > {group}/cgroup.procs; exec "$0" "$@"'
+        done = subprocess.run(
+            ["sh", "-c", join, *TRAIN, "--procs", "2"], env=environment(SAGEMAKER_BASE_DIR=str(root)),
+            capture_output=True, text=True, timeout=DEADLINE, check=False,
+        )  # fmt: skip
+        assert done.returncode == 137, done.stdout
+        failure = (root / "output/failure").read_text().splitlines()
+        assert failure[0] == "out of memory: the kernel killed rank 1 on algo-1, exit code 137"
+        assert "fewer workers" in failure[1]
+    finally:
+        group.rmdir()

@@ -43,6 +43,7 @@ class RankEnd:
     record: Record | None = None
     tail: tuple[str, ...] = ()
     stopped: bool = False  # we asked it to end before it did
+    out_of_memory: bool = False  # the kernel's killer was at work in our control group since the start
 
     @property
     def exit_code(self) -> int:
@@ -118,6 +119,9 @@ def explain(end: RankEnd) -> str:
     if end.record:
         place = f"{where}, {end.record.frame}" if end.record.frame else where
         return _fit([end.record.cause, f"{place}, exit code {end.exit_code}"], _frames(end.record.trace))
+    if end.status == -signal.SIGKILL and end.out_of_memory:
+        cause = f"out of memory: the kernel killed {where}, exit code {end.exit_code}"
+        return _fit([cause, _OUT_OF_MEMORY], end.tail)
     if end.status < 0:
         cause = f"killed by {_signal_name(-end.status)}: {where}, exit code {end.exit_code}"
         return _fit([cause, _advice(-end.status)], end.tail)
@@ -145,6 +149,10 @@ def write_failure(path: Path, text: str) -> bool:
     return True
 
 
+_OUT_OF_MEMORY = (
+    "The ranks and their DataLoader workers together passed the host's memory limit. Try fewer workers or a smaller "
+    "prefetch, load less at once, or use a larger instance."
+)
 _SECRETS = (
     re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
     re.compile(r"(?<=://)[^/\s@]+(?=@)"),

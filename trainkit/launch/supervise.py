@@ -12,6 +12,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from trainkit.contract.board import Board
@@ -23,6 +24,7 @@ from trainkit.launch.course import Course, Signal
 from trainkit.launch.engines import Engine, Setting, engine_for
 from trainkit.launch.engines.base import Started
 from trainkit.launch.loop import Loop
+from trainkit.launch.memory import oom_kills
 from trainkit.launch.output import Console
 from trainkit.launch.peers import Ears, Hub, Spoke
 from trainkit.launch.peers.council import HostEnd
@@ -76,6 +78,7 @@ class _Supervisor:
         self._board: Board | None = None
         self._stopped_by_others = False
         self._impatient = False
+        self._oom_before = oom_kills()
         setting = Setting(environ=environ, run_dir=run_dir, relay=self._relay, loop=self._loop, say=self._say)
         self._engine: Engine = engine_for(plan.engine, setting)
 
@@ -254,7 +257,8 @@ class _Supervisor:
         for ended in reap():
             started = self._started.pop(ended.pid, None)
             if started:  # else the template, the store, or some rank's orphan
-                ends = self._engine.ends(self._plan, started, ended)
+                oom = oom_kills() > self._oom_before
+                ends = [replace(end, out_of_memory=oom) for end in self._engine.ends(self._plan, started, ended)]
                 self._carry_out(self._course.ended(ended.pid, ends, now=time.monotonic()))
                 if self._link and self._course.has_failed:
                     self._link.failed()
