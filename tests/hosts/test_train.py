@@ -422,9 +422,13 @@ def test_as_pid_1_it_hears_sigterm_and_reaps_orphans(tmp_path: Path) -> None:
 import os, signal, subprocess, sys, time
 for _ in range(20):  # grandchildren whose parent is gone: PID 1's to reap
     subprocess.run(["sh", "-c", "sleep 0.01 &"])
+def state(pid):
+    try:
+        return open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return ""  # reaped in between
 def zombies():
-    stats = [open(f"/proc/{p}/stat").read() for p in os.listdir("/proc") if p.isdigit()]
-    return [stat for stat in stats if stat.rsplit(")", 1)[1].split()[0] == "Z"]
+    return [pid for pid in os.listdir("/proc") if pid.isdigit() and state(pid) == "Z"]
 while zombies(): time.sleep(0.01)
 print("parent is", os.getppid(), flush=True)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))
