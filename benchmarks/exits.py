@@ -55,10 +55,10 @@ def ends_well(contender: str, root: Path) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="4 runs of each instead of 40")
+    parser.add_argument("--quick", action="store_true", help="4 runs of each instead of 20")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    rounds = 4 if arguments.quick else 40
+    rounds = 4 if arguments.quick else 20
     well = dict.fromkeys(CONTENDERS, 0)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

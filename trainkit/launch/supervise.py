@@ -198,6 +198,8 @@ class _Supervisor:
     def _end_everything(self) -> None:
         """No process of the job outlives this, whatever state we are in."""
         self._engine.close()
+        running = tuple(self._course.running)
+        self._carry_out([Signal(running, signal.SIGKILL)] if running else [])
         kill_descendants()
         if self._board:
             self._board.close()
