@@ -48,7 +48,7 @@ def cluster(tmp_path: Path, how: str, who: str = "algo-2", **environ: str) -> It
         root = lay_tree(tmp_path / name, WAITING, hyperparameters={"how": how, "who": who}, hosts=HOSTS, current=name)
         given = environment(
             SAGEMAKER_BASE_DIR=str(root), TRAINKIT_HOST_ADDRESSES=addresses, TRAINING_JOB_NAME="j",
-            TRAINKIT_PORT=str(20000 + os.getpid() % 10000), **environ,
+            TRAINKIT_PORT=str(20000 + os.getpid() % 10000), TRAINKIT_RUN_DIR=str(root), **environ,
         )  # fmt: skip
         running.append(
             subprocess.Popen([*TRAIN], env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
