@@ -210,12 +210,12 @@ def test_all_mistakes_of_the_config_are_told_at_once(tmp_path: Path) -> None:
 
 
 def test_a_relative_root_works_too(tmp_path: Path) -> None:
-    lay_tree(tmp_path / "root", "import os; print('model goes to', os.environ['SM_MODEL_DIR'])")
+    lay_tree(tmp_path / "base", "import os; print('model goes to', os.environ['SM_MODEL_DIR'])")
     argv = [*TRAIN, "--procs", "2"]
     done = subprocess.run(
-        argv, env=environment(SAGEMAKER_BASE_DIR="root"), cwd=tmp_path, capture_output=True, text=True
+        argv, env=environment(SAGEMAKER_BASE_DIR="base"), cwd=tmp_path, capture_output=True, text=True
     )
-    assert done.stdout.count(f"model goes to {tmp_path}/root/model") == 2, done.stdout
+    assert done.stdout.count(f"model goes to {tmp_path}/base/model") == 2, done.stdout
     assert done.returncode == 0
 
 

@@ -8,7 +8,6 @@ manifest, which `manifest.verify` does not pass.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import trainkit
 from trainkit.artifact import gather, manifest
 from trainkit.artifact.manifest import Entry, Manifest
 from trainkit.errors import StorageError, TrainkitError
+from trainkit.storage.commit import sync
 
 WEIGHTS = "model.safetensors"
 
@@ -74,14 +74,14 @@ def _write(
         _settle(scratch / manifest.FILE)
         stale = manifest.names(directory) - entries.keys()
         (directory / manifest.FILE).unlink(missing_ok=True)
-        _fsync(directory)
+        sync(directory)
         for name in names:
             (scratch / name).replace(directory / name)
         for name in stale:  # of the older model: an evaluation must not take them for this one's
             (directory / name).unlink(missing_ok=True)
-        _fsync(directory)
+        sync(directory)
         (scratch / manifest.FILE).replace(directory / manifest.FILE)
-        _fsync(directory)
+        sync(directory)
     finally:
         manifest.sweep(directory)
 
@@ -89,16 +89,8 @@ def _write(
 def _settle(path: Path) -> Entry:
     """Make a written file readable for others (safetensors makes it private), and sure to be on the disk."""
     path.chmod(0o644)
-    _fsync(path)
+    sync(path)
     return manifest.measure(path)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load_model(model: nn.Module, path: str | Path) -> None:

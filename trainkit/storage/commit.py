@@ -34,12 +34,12 @@ def committed(path: Path, *, replace: bool = True) -> Iterator[Path]:
     scratch = path.with_name(f".{path.name[:48]}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
         yield scratch
-        _sync(scratch)
+        sync(scratch)
         if replace:
             scratch.replace(path)
         else:
             path.hardlink_to(scratch)  # unlike rename, it fails where something is there
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -55,7 +55,8 @@ def is_scratch(name: str) -> bool:
     return _SCRATCH.fullmatch(name) is not None
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make a file, or a folder's entries, sure to be on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
