@@ -355,6 +355,21 @@ def test_what_an_earlier_run_left_is_not_this_ones_failure(tmp_path: Path) -> No
     assert not (root / "output/success").exists()
 
 
+def test_what_a_killed_rank_left_half_written_is_no_part_of_the_model(tmp_path: Path) -> None:
+    script = """
+import os
+from pathlib import Path
+model = Path(os.environ["SM_MODEL_DIR"])
+(model / ".trainkit-model.part").mkdir()
+(model / ".trainkit-model.part/half").touch()
+(model / "whole").touch()
+os.kill(os.getpid(), 9)
+"""
+    ran = train(lay_tree(tmp_path, script))
+    assert ran.code == 137
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["whole"]
+
+
 def test_a_log_that_nobody_reads_does_not_make_it_deaf(tmp_path: Path) -> None:
     root = lay_tree(tmp_path, "print('ready', flush=True)\nwhile True: print('x' * 1000)")
     argv = [*TRAIN, "--procs", "2", "--stop-grace", "1"]
