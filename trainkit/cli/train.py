@@ -15,8 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from trainkit.contract import job as contract
-from trainkit.contract.outcome import LIMIT, Outcome, scrub, write_failure
+from trainkit.contract.outcome import LIMIT, Outcome, write_failure
 from trainkit.contract.paths import Paths
+from trainkit.contract.secrets import scrub
 from trainkit.contract.settings import TABLE
 from trainkit.errors import TrainkitError, UsageError
 from trainkit.launch import supervise
