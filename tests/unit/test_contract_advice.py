@@ -196,12 +196,22 @@ def test_a_mistake_of_the_ranks_own_is_no_echo(cause: str) -> None:
 def test_a_wrapped_exception_is_unwrapped_and_any_other_left_alone() -> None:
     head = "KeyError: Caught KeyError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
 
-    assert unwrapped(f"{head}  File x\n    y\nKeyError: 'z'\n") == (
+    assert unwrapped(f"{head}  File x\n    y\nKeyError: 'z'\n", "outer") == (
         "KeyError: 'z' (in DataLoader worker process 0)",
         "  File x\n    y",
     )
     for cause in (head, f"{head}  File x", "ValueError: x", ""):
-        assert unwrapped(cause) == (cause, "")
+        assert unwrapped(cause, "outer") == (cause, "outer")
+
+
+def test_a_dead_worker_is_told_with_what_killed_it() -> None:
+    why = f"{WORKER}Bus error. It is possible that dataloader's workers are out of shared memory."
+    gone = "RuntimeError: DataLoader worker (pid(s) 123) exited unexpectedly"
+    trace = f"Traceback:\n  File x\n{why}\n\nThe above exception was the direct cause of …\n\n  File y\n{gone}\n"
+
+    assert unwrapped(gone, trace) == (why, trace)
+    assert unwrapped(gone, "  File y") == (gone, "  File y")
+    assert unwrapped("ValueError: x", trace) == ("ValueError: x", trace)
 
 
 def test_the_last_words_of_an_abort_are_found_among_other_lines() -> None:

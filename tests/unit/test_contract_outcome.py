@@ -102,6 +102,7 @@ def test_the_cause_and_then_the_place_stand_first_however_long_they_are(length: 
     text = explain(end(7, 1, 1.0, record=record(cause, frame="deep/" * length)))
     assert cause.startswith(text.splitlines()[0].removesuffix("…"))
     assert text.splitlines()[1].startswith("rank 7 on algo-1, deep/deep/")
+    assert len(text) <= LIMIT
 
 
 def test_of_a_cause_of_many_lines_the_first_stands_before_the_place_and_the_rest_after() -> None:
@@ -123,6 +124,22 @@ def test_the_remedy_stands_between_place_and_evidence() -> None:
     assert "VolumeSizeInGB" in lines[2]
     assert lines[3] == ""
     assert lines[-1] == "    f40()"
+    lines = explain(end(0, 1, 1.0, record=record(f"{cause}\nwhile saving", trace=TRACE))).splitlines()
+    assert "VolumeSizeInGB" in lines[2]
+    assert lines[3:5] == ["while saving", ""]
+
+
+def test_a_bus_error_is_told_with_the_size_of_shared_memory_that_the_host_has() -> None:
+    worker = record("RuntimeError: DataLoader worker (pid 7) is killed by signal: Bus error. It is possible …")
+
+    for killed in (end(0, -7, 1.0, shm_bytes=2**26), end(0, 1, 1.0, shm_bytes=2**26, record=worker)):
+        assert "/dev/shm has only 64 MiB here" in explain(killed)
+
+
+def test_what_torch_says_of_a_full_gpu_leaves_room_for_the_remedy() -> None:
+    text = explain(end(0, 1, 1.0, record=record("torch.OutOfMemoryError: CUDA out of memory. " + "x" * 560)))
+
+    assert text.endswith("Other processes on this GPU are named in the message.")
 
 
 WRAPPED = """ValueError: Caught ValueError in DataLoader worker process 1.
@@ -148,7 +165,7 @@ def test_what_a_dataloader_worker_raised_is_the_cause_and_its_frames_the_evidenc
     assert lines[0] == "ValueError: no rows (in DataLoader worker process 1)"
     assert lines[1].startswith("rank 1 on algo-1, train.py:88")
     assert lines[2] == "in part 17"
-    assert lines[-2] == '    raise ValueError("no rows")'
+    assert lines[-1] == '    raise ValueError("no rows")'
 
 
 WATCHDOG = """terminate called after throwing an instance of 'c10::DistBackendError'

@@ -31,6 +31,10 @@ _OWN = re.compile(
     re.IGNORECASE,
 )
 _WRAPPED = re.compile(r"Caught \w+ (in [^\n]+)\.\nOriginal Traceback \(most recent call last\):\n")
+_WORKER_GONE = re.compile(r"DataLoader worker \(pid\(s\) [\d, ]+\) exited unexpectedly")
+_WORKER_WHY = re.compile(
+    r"^(\w+: DataLoader worker \(pid \d+\) (?:is killed by signal|exited unexpectedly with).*)", re.MULTILINE
+)
 _ABORTED = re.compile(r"^\s*what\(\):\s+(\S.*)", re.MULTILINE)
 
 
@@ -39,19 +43,23 @@ def is_collateral(cause: str) -> bool:
     return bool(_COLLATERAL.search(cause)) and not _OWN.search(cause)
 
 
-def unwrapped(cause: str) -> tuple[str, str]:
-    """What was raised first, and the frames it was raised in, out of the words of an exception.
+def unwrapped(cause: str, trace: str) -> tuple[str, str]:
+    """What was raised first, and the trace of it, out of the words and the trace of an exception.
 
     torch brings an exception out of a DataLoader worker as `KeyError: Caught KeyError in DataLoader worker process 0.`
-    with the traceback as its text. Any other cause is given back as it is, with no frames.
+    with the traceback as its text. Of a worker that died it says only so, and by what signal in the chained
+    exception, which the trace holds. Anything else is given back as it is.
     """
+    why = _WORKER_WHY.search(trace) if _WORKER_GONE.search(cause) else None
+    if why:
+        return why[1], trace
     wrapper = _WRAPPED.search(cause)
     if not wrapper:
-        return cause, ""
+        return cause, trace
     lines = cause[wrapper.end() :].rstrip().splitlines()
     frames = max((index + 1 for index, line in enumerate(lines) if line.startswith("  ")), default=0)
     if frames == len(lines):
-        return cause, ""
+        return cause, trace
     said = [f"{lines[frames]} ({wrapper[1]})", *lines[frames + 1 :]]
     return "\n".join(said), "\n".join(lines[:frames])
 

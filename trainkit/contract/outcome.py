@@ -116,7 +116,7 @@ def judge(ends: Iterable[RankEnd], *, stop_signal: int | None = None) -> Outcome
 
 
 def _is_echo(end: RankEnd) -> bool:
-    said = unwrapped(end.record.cause)[0] if end.record else _last_words(end)
+    said = unwrapped(end.record.cause, end.record.trace)[0] if end.record else _last_words(end)
     return is_collateral(said)
 
 
@@ -129,10 +129,10 @@ def explain(end: RankEnd) -> str:
     where = f"rank {end.rank} on {end.host}" + (f", step {end.step}" if end.step is not None else "")
     code = f"exit code {end.exit_code}"
     if end.record:
-        cause, frames = unwrapped(end.record.cause)
+        cause, trace = unwrapped(end.record.cause, end.record.trace)
         place = ", ".join(filter(None, (where, end.record.frame, code)))
         advice = remedy(cause, shm_bytes=end.shm_bytes)
-        return _fit(cause, place, advice, _frames(frames or end.record.trace))
+        return _fit(cause, place, advice, _frames(trace))
     if end.status == -signal.SIGKILL and end.out_of_memory:
         return _fit(f"out of memory: the kernel killed {where}, {code}", "", OUT_OF_MEMORY, end.tail)
     if end.status < 0:
@@ -192,10 +192,10 @@ def _clip(text: str, room: int) -> str:
 
 
 def _frames(trace: str) -> list[str]:
-    """The last frames of a traceback, without the message that stands above already."""
+    """The last frames of a traceback, without the message that stands above already, and the underlining."""
     if "\nSystemExit: " in trace:
         return []  # the script chose to end there; the frame above says where
-    frames = [line for line in trace.splitlines() if line.startswith("  ")]
+    frames = [line for line in trace.splitlines() if line.startswith("  ") and line.strip(" ~^")]
     return ["Traceback (most recent call last):", *frames[-12:]] if frames else []
 
 
