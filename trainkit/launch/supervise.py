@@ -139,8 +139,9 @@ class _Supervisor:
         while link.verdict is None and not self._impatient:
             if link.meeting and link.meeting.generation > generation:
                 return link.meeting
-            self._loop.turn(until=link.next_tick)
+            self._loop.turn(until=min(link.next_tick, self._stalls.next_look))
             link.tick()
+            self._stalls.tick(self._ranks, link=link)
         if link.verdict is None or not link.verdict.failure:
             return own
         if link.verdict.failure != own.failure and link.verdict.exit_code != PeerLost.exit_code:  # that was said
@@ -238,7 +239,7 @@ class _Supervisor:
             moments = [patience, self._link.next_tick if self._link else None]
             self._loop.turn(until=min(filter(None, moments), default=None))
             self._carry_out(self._course.tick(now=time.monotonic()))
-            if self._ranks and self._course.deadline is None:  # else they are ending
+            if self._course.deadline is None:  # else they are ending
                 self._stalls.tick(self._ranks, link=self._link)
             if self._link:
                 self._link.tick()
@@ -313,11 +314,11 @@ class _Supervisor:
         """Another host has failed, or this one cannot go on: what runs here waits for ranks that will not come."""
         self._carry_out(self._course.told_to_end(now=time.monotonic(), at=time.time()))
 
-    def _end_stalled(self) -> None:
+    def _end_stalled(self, verdict: Outcome) -> None:
         """The ranks of all hosts stand still, and are to be ended."""
         self._end_ranks()
-        if self._link:
-            self._link.failed()
+        if isinstance(self._link, Hub):
+            self._link.blame(HostEnd.from_outcome(self._plan.host, verdict, at=time.time()))
 
     def _report(self) -> Report:
         return self._ranks.report() if self._ranks else Report()

@@ -78,6 +78,12 @@ class Hub(Listening):
         """Where our own ranks stand."""
         self._ears.shown(self._plan.host, stances)
 
+    def blame(self, end: HostEnd) -> None:
+        """All ranks are to end for this reason. What we said about our own, if they have ended already, is void."""
+        if end.host in self._ends:
+            self._ends[end.host] = end
+        self._end()
+
     def done(self, end: HostEnd) -> None:
         """Our own ranks have ended."""
         self._ended(end)
