@@ -122,7 +122,9 @@ TABLE = (
     Setting("peer_timeout", seconds, "seconds: 30, 2m", "silence after which a host counts as lost; 0: only report it"),
     Setting("stop_grace", seconds, "seconds: 90, 1.5m", "from SIGTERM to SIGKILL; SageMaker itself kills after 120 s"),
 )  # fmt: skip
-NOT_SETTINGS = ("TRAINKIT_HOST_ADDRESSES", "TRAINKIT_RUN_DIR", "TRAINKIT_CHANNEL_", "TRAINKIT_S3_")
+NOT_SETTINGS = (
+    "TRAINKIT_HOST_ADDRESSES", "TRAINKIT_CLUSTER_KEY", "TRAINKIT_RUN_DIR", "TRAINKIT_CHANNEL_", "TRAINKIT_S3_",
+)  # fmt: skip
 
 
 def read(
