@@ -34,6 +34,7 @@ from trainkit.launch.peers.council import HostEnd
 from trainkit.launch.peers.listening import BEAT
 from trainkit.launch.peers.seal import key_for
 from trainkit.launch.peers.wire import Wire
+from trainkit.launch.watch import Report
 from trainkit.plan import launch
 from trainkit.plan.launch import LaunchPlan
 from trainkit.plan.machine import Machine
@@ -108,7 +109,11 @@ class Told:
 
     @property
     def ears(self) -> Ears:
-        return Ears(end=self.end, stop=self.stop, agreed=self.agree, say=self.said.append)
+        return Ears(
+            end=self.end, stop=self.stop, agreed=self.agree, say=self.said.append,
+            report=_report, reported=lambda host, report: None, show=lambda: None,
+            shown=lambda host, stances: None, again=lambda outcome: None,
+        )  # fmt: skip
 
 
 class Hosts:
@@ -198,6 +203,11 @@ class Hosts:
         for spoke in self.spokes:
             spoke.tick()
             spoke.attempt()
+
+
+def _report() -> Report:
+    """What a beat says of eight ranks."""
+    return Report(looping=0.125, quiet=0.125, waited=dict.fromkeys(range(8), 12.125))
 
 
 def _free_port() -> int:

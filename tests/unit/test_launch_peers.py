@@ -28,6 +28,7 @@ from trainkit.launch.peers import Ears, Hub, Spoke, door, listening, resolving
 from trainkit.launch.peers import spoke as spokes_module
 from trainkit.launch.peers.council import HostEnd
 from trainkit.launch.peers.seal import key_for
+from trainkit.launch.watch import Report
 from trainkit.plan import launch
 from trainkit.plan.launch import LaunchPlan
 from trainkit.plan.machine import Machine
@@ -73,7 +74,11 @@ class Heard:
 
     @property
     def ears(self) -> Ears:
-        return Ears(end=self._end, stop=self.stops.append, agreed=self.agreed.append, say=self.said.append)
+        return Ears(
+            end=self._end, stop=self.stops.append, agreed=self.agreed.append, say=self.said.append,
+            report=Report, reported=lambda host, report: None, show=lambda: None,
+            shown=lambda host, stances: None, again=lambda outcome: None,
+        )  # fmt: skip
 
 
 def hub_at(loop: Loop, port: int, *, heard: Heard | None = None, timeout: float = 30) -> Hub:
@@ -510,10 +515,13 @@ def test_a_message_that_was_tampered_with_costs_its_host_the_link_and_nobody_els
         one.close()
 
 
-def test_a_host_that_talks_nonsense_is_lost(loop: Loop, port: int) -> None:
+@pytest.mark.parametrize(
+    "said", [{"passed": "x"}, {"passed": None}, {"stop": float("inf")}, {"beat": [0]}, {"stances": [1]}, {"done": {}}]
+)
+def test_a_host_that_talks_nonsense_is_lost(loop: Loop, port: int, said: dict[str, object]) -> None:
     heard = Heard()
     hub, two, three = met(loop, port, heard)
-    two._send({"passed": "x"})
+    two._send(said)
     turn(loop, lambda: bool(heard.ends))
     assert heard.said == ["lost algo-2: it said something that makes no sense"]
     for one in (hub, two, three):
@@ -565,13 +573,19 @@ def test_a_crowd_of_strangers_makes_room_for_the_hosts(loop: Loop, port: int) ->
         (hello("algo-9"), "algo-1 expects no 'algo-9' now, or has met it already"),
         (hello(host=["algo-2"]), "algo-1 expects no ['algo-2'] now, or has met it already"),
         (hello(nonce=None), "that is no greeting"),
+        (hello(procs="x" * 4096), None),
+        (b"x" * 4097, None),
+        (b'{"beat": true}\n', None),
+        (b'{"failed": true}\n' + hello(), None),
         (hello(job="other", nonce=None), "algo-1 runs job 'job': two jobs share the port; set TRAINKIT_PORT"),
     ],
 )
-def test_refusals_can_be_read_before_anyone_has_shown_a_key(loop: Loop, port: int, sent: bytes, why: str) -> None:
+def test_a_stranger_is_refused_in_words_it_can_read_or_cut_off_without(
+    loop: Loop, port: int, sent: bytes, why: str | None
+) -> None:
     hub, stranger = hub_at(loop, port), Stranger(port, sent)
     turn(loop, lambda: stranger.cut)
-    assert json.loads(stranger.heard) == {"refused": why}
+    assert stranger.heard == (json.dumps({"refused": why}).encode() + b"\n" if why else b"")
     stranger.socket.close()
     hub.close()
 

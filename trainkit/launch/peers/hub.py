@@ -6,6 +6,8 @@ import fcntl
 import socket
 import struct
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from trainkit.contract.outcome import Outcome
@@ -13,13 +15,16 @@ from trainkit.errors import TrainkitError
 from trainkit.launch.loop import Loop
 from trainkit.launch.peers.council import HostEnd, decide
 from trainkit.launch.peers.door import Door, Guest
-from trainkit.launch.peers.listening import Ears, Listening
+from trainkit.launch.peers.listening import Again, Ears, Listening
 from trainkit.launch.peers.resolving import resolve
 from trainkit.launch.peers.wire import NONSENSE, Wire
+from trainkit.launch.watch import Report, Stance
 from trainkit.plan.launch import LaunchPlan, Meeting
 from trainkit.plan.world import World
 
 _SIOCGIFADDR = 0x8915  # Linux's request for an interface's address; elsewhere it fails, which is an answer too
+
+_SENSELESS = (LookupError, AttributeError, TypeError, ValueError, OverflowError)
 
 
 class Hub(Listening):
@@ -63,8 +68,9 @@ class Hub(Listening):
     def welcome(self, *, port: int, agent_store: bool) -> Meeting:
         """All are here: tell everyone where ranks meet."""
         self._started = True
-        self._tell({"procs": self._procs, "port": port, "agent_store": agent_store})
-        return Meeting(World.of(self._hosts, self._procs), port, agent_store)
+        self.meeting = Meeting(World.of(self._hosts, self._procs), port, agent_store)
+        self._send_meeting(self.meeting)
+        return self.meeting
 
     def failed(self) -> None:
         """A rank of ours has failed."""
@@ -77,6 +83,14 @@ class Hub(Listening):
     def passed(self, count: int) -> None:
         """The highest boundary that a rank of ours has passed."""
         self._has_passed(self._plan.host, count)
+
+    def show(self) -> None:
+        """Nothing goes on: every host is to show its ranks' stacks."""
+        self._tell({"show": True})
+
+    def shown(self, stances: list[Stance]) -> None:
+        """Where our own ranks stand."""
+        self._ears.shown(self._plan.host, stances)
 
     def done(self, end: HostEnd) -> None:
         """Our own ranks have ended."""
@@ -117,8 +131,26 @@ class Hub(Listening):
         expected = set(self._hosts) if self._started else {self._plan.host, *self._wires}
         if self.verdict is None and expected <= set(self._ends):
             verdict = decide(self._ends.values())
+            if self._started and verdict and (again := self._ears.again(verdict)):
+                self._begin(again)
+                return
             self.verdict = verdict or Outcome(0)
             self._tell({"verdict": {"exit_code": verdict.exit_code, "failure": verdict.failure} if verdict else {}})
+
+    def _begin(self, again: Again) -> None:
+        """Another generation: all hosts start their ranks again."""
+        self._ends.clear()
+        self._passed.clear()
+        self._ending = False
+        self.meeting = again.meeting
+        self._send_meeting(again.meeting, why=again.why)
+        for host, wire in list(self._wires.items()):
+            if not wire.open:  # it broke after its host was done
+                self._gone(host, "its connection broke: its supervisor is gone")
+
+    def _send_meeting(self, meeting: Meeting, *, why: str = "") -> None:
+        where = {"port": meeting.port, "agent_store": meeting.agent_store, "generation": meeting.generation}
+        self._tell({"procs": self._procs, **where, "why": why})
 
     def _gone(self, host: str, why: str, *, silent_for: float = 0.0) -> None:
         if host in self._ends:
@@ -144,23 +176,33 @@ class Hub(Listening):
 
     def _told(self, host: str, wire: Wire, message: dict[str, Any]) -> None:
         try:
-            self._heard(host, message)
-        except (KeyError, TypeError, ValueError, OverflowError):
+            act = self._understood(host, message)
+        except _SENSELESS:
             wire.close()
             self._closed(host, wire, NONSENSE)
+        else:
+            act()
 
-    def _heard(self, host: str, message: dict[str, Any]) -> None:
-        """Raises KeyError, TypeError, ValueError or OverflowError where the message makes no sense."""
+    def _understood(self, host: str, message: dict[str, Any]) -> Callable[[], None]:
+        """What to do now. Raises one of _SENSELESS where the message makes no sense."""
         if "failed" in message:
-            self._end()
-        elif "passed" in message:
-            self._has_passed(host, int(message["passed"]))
-        elif "stop" in message:
-            number = int(message["stop"])
-            self._tell({"stop": number})
-            self._ears.stop(number)
-        elif "done" in message:
-            self._ended(HostEnd.of(message["done"], host=host, clock_ahead=self._clocks[host]))
+            return self._end
+        if "passed" in message:
+            return partial(self._has_passed, host, int(message["passed"]))
+        if "beat" in message and message["beat"] is not True:
+            return partial(self._ears.reported, host, Report.of(message["beat"]))
+        if "stances" in message:
+            return partial(self._ears.shown, host, [Stance.of(stance, host=host) for stance in message["stances"]])
+        if "stop" in message:
+            return partial(self._stopped, int(message["stop"]))
+        if "done" in message:
+            return partial(self._ended, HostEnd.of(message["done"], host=host, clock_ahead=self._clocks[host]))
+        return lambda: None
+
+    def _stopped(self, number: int) -> None:
+        """A host was told to stop."""
+        self._tell({"stop": number})
+        self._ears.stop(number)
 
 
 def _listen(plan: LaunchPlan) -> socket.socket:
