@@ -651,6 +651,7 @@ def test_names_are_looked_up_in_a_child(loop: Loop, port: int) -> None:
 def test_a_name_that_nobody_knows_is_the_reason(loop: Loop, port: int, name: str) -> None:
     spoke = spoke_at(loop, port, "algo-2", first=name)
     turn(loop, lambda: "the name does not resolve (" in spoke.missing(), spoke)
+    assert "the look-up was killed" not in spoke.missing()
     spoke.close()
 
 
