@@ -164,6 +164,17 @@ def test_ranks_that_stand_still_again_end_the_job_with_that_cause(tmp_path: Path
 
 
 def test_by_default_ranks_that_stand_still_are_named_and_left_alone(tmp_path: Path) -> None:
-    ran = run(tmp_path, "--hp", "stands=1@5", "--hp", "trainkit_stall_timeout=2", "--stop-after", "6s", "--hp", "trainkit_stop_grace=1", hosts=1)
+    ran = run(
+        tmp_path,
+        "--hp",
+        "stands=1@5",
+        "--hp",
+        "trainkit_stall_timeout=2",
+        "--stop-after",
+        "6s",
+        "--hp",
+        "trainkit_stop_grace=1",
+        hosts=1,
+    )
     assert "no progress for 2 s: rank 1 on algo-1, step 5, stands in train.py:" in ran.out
     assert "did not stop within 1 s after SIGTERM: killed rank 1" in ran.out

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from trainkit.contract.environ import RUN_DIR
+from trainkit.contract.environ import CLUSTER_KEY, RUN_DIR
 from trainkit.contract.job import Job
 from trainkit.contract.outcome import LIMIT, Outcome
 from trainkit.errors import PeerLost, TrainkitError
@@ -29,6 +29,7 @@ from trainkit.launch.loop import Loop
 from trainkit.launch.output import Console
 from trainkit.launch.peers import Again, Ears, Hub, Spoke
 from trainkit.launch.peers.council import HostEnd
+from trainkit.launch.peers.seal import key_for
 from trainkit.launch.processes import FORWARDED, become_reaper, kill_descendants, reap
 from trainkit.launch.relay import Relay
 from trainkit.launch.restarts import RESTART_GRACE, Restarts
@@ -68,6 +69,8 @@ class _Supervisor:
     ) -> None:
         self._plan = plan
         self._machine = machine
+        self._key = key_for(environ, job=plan.job.name, hosts=plan.world.hosts) if len(plan.world.hosts) > 1 else b""
+        environ = {name: value for name, value in environ.items() if name != CLUSTER_KEY}
         self._environ = environ
         self._console = console
         self._run_dir = run_dir
@@ -195,7 +198,7 @@ class _Supervisor:
             end=self._end_ranks, stop=self._told_to_stop, agreed=self._agreed, say=self._say, again=self._again,
             report=self._report, reported=self._stalls.reported, show=self._show, shown=self._stalls.shown,
         )  # fmt: skip
-        return (Hub if self._plan.leads else Spoke)(self._loop, self._plan, ears)
+        return (Hub if self._plan.leads else Spoke)(self._loop, self._plan, ears, key=self._key)
 
     def _meet(self) -> Meeting | None:
         """Wait until every host is here and this one's engine is ready. None if told to stop or end before."""

@@ -18,9 +18,10 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from trainkit.contract.environ import CLUSTER_KEY
 from trainkit.launch.loop import Loop
 from trainkit.launch.peers.listening import VERSION, facts
-from trainkit.launch.peers.seal import CLUSTER_KEY, Seal, nonce
+from trainkit.launch.peers.seal import Seal, nonce
 from trainkit.launch.peers.wire import FORGED, Wire
 from trainkit.plan.launch import LaunchPlan
 

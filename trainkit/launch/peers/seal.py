@@ -8,20 +8,18 @@ A seal fits one message, at its place, in its direction, on this connection: not
 said again or sent back. The host shows first that it knows the key: whoever merely connects is told nothing that a
 guess could be tried on. What is said can be read on the way; nothing of it is secret.
 
-Imported only where there is a link: hashlib and hmac cost a start 5 ms.
+hashlib and hmac cost a start 5 ms, and most jobs have one host: they are imported where a link is made.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import os
 from collections.abc import Iterable, Mapping
 
+from trainkit.contract.environ import CLUSTER_KEY
 from trainkit.errors import ConfigError, Mistake
 
-CLUSTER_KEY = "TRAINKIT_CLUSTER_KEY"
 _SHORTEST = 16  # characters; who records a handshake may try all shorter keys at leisure
 
 
@@ -30,6 +28,8 @@ def key_for(environ: Mapping[str, str], *, job: str, hosts: Iterable[str]) -> by
 
     Raises ConfigError where the variable holds too little to be a key.
     """
+    import hashlib
+
     given = environ.get(CLUSTER_KEY)
     if given is None:
         return hashlib.sha256(b"trainkit, job and hosts\0" + json.dumps([job, *hosts]).encode()).digest()
@@ -56,9 +56,9 @@ class Seal:
     _LENGTH = 32  # hexadecimal digits of an HMAC, which are 128 bits
 
     def __init__(self, key: bytes, *facts: str, first: bool) -> None:
-        session = hmac.digest(key, json.dumps(facts).encode(), "sha256")
+        session = _digest(key, json.dumps(facts).encode())
         # A key for each direction: what one end has said is no word of the other's.
-        ends = [hmac.digest(session, end, "sha256") for end in (b"first", b"host")]
+        ends = [_digest(session, end) for end in (b"first", b"host")]
         self._own, self._others = ends if first else reversed(ends)
         self._said = self._heard = 0
 
@@ -74,6 +74,8 @@ class Seal:
 
     def open(self, line: bytes) -> bytes:
         """The next message that the other end says. Raises BrokenSeal where it is not."""
+        import hmac
+
         seal, _, message = line.partition(b" ")
         if not hmac.compare_digest(seal, _mac(self._others, self._heard + 1, message)[: self._LENGTH]):
             raise BrokenSeal
@@ -82,4 +84,10 @@ class Seal:
 
 
 def _mac(key: bytes, number: int, message: bytes) -> bytes:
-    return hmac.digest(key, number.to_bytes(8, "big") + message, "sha256").hex().encode()
+    return _digest(key, number.to_bytes(8, "big") + message).hex().encode()
+
+
+def _digest(key: bytes, message: bytes) -> bytes:
+    import hmac
+
+    return hmac.digest(key, message, "sha256")

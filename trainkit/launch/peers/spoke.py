@@ -10,13 +10,14 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from trainkit.contract.environ import CLUSTER_KEY
 from trainkit.contract.outcome import Outcome
 from trainkit.errors import PeerLost
 from trainkit.launch.loop import Loop
 from trainkit.launch.peers.council import HostEnd, decide
 from trainkit.launch.peers.listening import VERSION, Ears, Listening, facts
 from trainkit.launch.peers.resolving import Resolving, is_address
-from trainkit.launch.peers.seal import CLUSTER_KEY, Seal, nonce
+from trainkit.launch.peers.seal import Seal, nonce
 from trainkit.launch.peers.wire import FORGED, Wire
 from trainkit.launch.watch import Stance
 from trainkit.plan.launch import LaunchPlan, Meeting
