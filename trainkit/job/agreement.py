@@ -124,7 +124,7 @@ class Talk:
         if os.getpid() == self._pid:  # a forked child has no such thread, and perhaps its locks
             self._leaving = True
             self._woken.set()
-            self._thread.join(1)
+            self._thread.join(_PATIENCE)  # longer than it takes to give up a server that is not there
 
     def _run(self) -> None:
         from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
@@ -132,7 +132,7 @@ class Talk:
         place = self._place
         try:
             # A connection of our own: one that is shared is taken while the loop waits in it for another rank.
-            patience = timedelta(seconds=_PATIENCE)
+            patience = timedelta(seconds=_PATIENCE / 4)
             server = TCPStore(place.host, place.port, timeout=patience, wait_for_workers=False)
             store = PrefixStore(place.prefix, server)
             while not self._leaving:
