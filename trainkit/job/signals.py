@@ -1,4 +1,4 @@
-"""A stop as a request: the training loop ends at a step boundary, under the harness at the same one on all ranks."""
+"""A stop as a request: the training loop ends at a step boundary, at the same one on all ranks."""
 
 from __future__ import annotations
 
