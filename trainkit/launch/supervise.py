@@ -34,6 +34,7 @@ from trainkit.launch.processes import FORWARDED, become_reaper, kill_descendants
 from trainkit.launch.relay import Relay
 from trainkit.launch.restarts import RESTART_GRACE, Restarts
 from trainkit.launch.stalls import Stalls
+from trainkit.launch.waiting import wait
 from trainkit.launch.watch import Report
 from trainkit.plan import launch
 from trainkit.plan.launch import LaunchPlan, Meeting
@@ -57,10 +58,6 @@ def run(job: Job, *, machine: Machine, script: Script, environ: Mapping[str, str
         return outcome
     finally:
         shutil.rmtree(run_dir, ignore_errors=True)
-
-
-_FIRST_TELLS = 15.0
-"""Seconds beyond `peer_wait` in which the first host, which waits as long, may say who was missing."""
 
 
 class _Supervisor:
@@ -202,24 +199,14 @@ class _Supervisor:
         return (Hub if self._plan.leads else Spoke)(self._loop, self._plan, ears, key=self._key)
 
     def _meet(self) -> Meeting | None:
-        """Wait until every host is here and this one's engine is ready. None if told to stop or end before."""
-        link = self._link
-        patience = self._plan.job.settings.peer_wait
-        deadline = time.monotonic() + patience
-        while not (self._ready and (link is None or link.complete)):
-            if self._course.stop_signal is not None or self._course.others_failed:
-                return None
-            told_by_first = isinstance(link, Spoke) and link.connected
-            if link and not link.complete and time.monotonic() > deadline + _FIRST_TELLS * told_by_first:
-                raise PeerLost(f"{link.missing()} (TRAINKIT_PEER_WAIT={patience:g} s)")
-            moments = [max(deadline, time.monotonic() + 0.1)] if link and not link.complete else []
-            if link:
-                link.tick()
-                moments.append(link.next_tick)
-            if isinstance(link, Spoke):
-                link.attempt()
-                moments += [link.next_try] if link.next_try is not None else []
-            self._loop.turn(until=min(moments, default=None))
+        """Where ranks meet, once every host is here. None if told to stop or end before."""
+        link, course = self._link, self._course
+
+        def called_off() -> bool:
+            return course.stop_signal is not None or course.others_failed
+
+        if not wait(self._plan, loop=self._loop, link=link, ready=lambda: self._ready, called_off=called_off):
+            return None
         if isinstance(link, Spoke):
             return link.meeting
         port, agent_store = self._engine.meeting_point(self._plan)
