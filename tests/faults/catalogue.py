@@ -75,7 +75,7 @@ class Fault:
 THE_OTHER_IS_LOST = {"algo-1": r"lost algo-2: ", "algo-2": r"lost algo-1: "}
 THE_OTHER = {"algo-1": r"algo-2|10\.77\.0\.2", "algo-2": r"algo-1|10\.77\.0\.1"}
 LISTS_DIFFER = r".*algo-3"
-SILENT = r"(?i)no progress|stall|hang|hung|stuck"
+SILENT = r"(?i)no progress|stall|hang|hung|timed out"
 QUICK_TO_LOSE = {"peer_timeout": "12"}
 """Seconds; a silence is reported after 10."""
 IMPATIENT = {"peer_wait": "8"}
@@ -141,7 +141,7 @@ IN_THE_SCRIPT = (
         frame=r"planted.py:\d+ in stuck", settings=WATCHFUL, within=45,
     ),
     Fault(
-        "early-end", "rank 3 ends early with 0", cause=r".*rank 3 on algo-2", names=r"[Rr]ank\W*3\b", code=1,
+        "early-end", "rank 3 ends early with 0", cause=r".*rank 3 on algo-2", names=r"[Rr]ank[ :]*3\b", code=1,
         own_code=False, rank=3, place="rank 3 on algo-2", plant="early",
     ),
 )  # fmt: skip

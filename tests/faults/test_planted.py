@@ -1,6 +1,6 @@
 """Faults planted in a real training on two hosts: every host ends in time, with the cause and the right exit code.
 
-`make faults` runs them all, `make test` those that need no waiting. benchmarks/faults.py puts other launchers beside ours.
+`make faults` runs them all, `make test` those that need no waiting; benchmarks/faults.py has our peers on them.
 """
 
 from __future__ import annotations
