@@ -20,7 +20,7 @@ def default(row: Setting) -> str:
     value = getattr(Settings(), row.name)
     if row.name == "engine":
         return "`fork`; `spawn` where there is no Linux"
-    return code(f"{value:g}" if isinstance(value, float) else str(value)) if value else ""
+    return "" if value in (None, ()) else code(f"{value:g}" if isinstance(value, float) else str(value))
 
 
 def as_documented(row: Setting) -> str:

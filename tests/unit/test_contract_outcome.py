@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainkit.contract import outcome
-from trainkit.contract.outcome import LIMIT, Outcome, RankEnd, Record, explain, judge, read_record, scrub
+from trainkit.contract.blame import is_collateral
+from trainkit.contract.outcome import LIMIT, Outcome, RankEnd, Record, explain, judge, read_record
+from trainkit.contract.secrets import scrub
 
 many = settings(max_examples=60, deadline=None, database=None)
 TRACE = "Traceback (most recent call last):\n" + "".join(
@@ -87,15 +89,120 @@ def test_of_a_long_output_the_end_is_kept() -> None:
 
 
 @pytest.mark.parametrize("length", [LIMIT - 60, LIMIT - 1, LIMIT, LIMIT + 1, 50_000])
-def test_the_first_line_is_the_cause_however_long_it_is(length: int) -> None:
+def test_the_cause_and_then_the_place_stand_first_however_long_they_are(length: int) -> None:
     cause = ("RuntimeError: " + "shape mismatch, " * length)[:length]
 
-    text = explain(end(0, 1, 1.0, record=record(cause, trace=TRACE)))
+    text = explain(end(7, 1, 1.0, step=1200, record=record(cause, trace=TRACE)))
 
-    first = text.splitlines()[0]
+    first, second = text.splitlines()[:2]
     assert cause.startswith(first.removesuffix("…"))
-    assert len(first) >= min(length, LIMIT)
+    assert len(first) > LIMIT - 80
+    assert second == "rank 7 on algo-1, step 1200, train.py:88 in loss_fn, exit code 1"
     assert len(text) <= LIMIT
+    text = explain(end(7, 1, 1.0, record=record(cause, frame="deep/" * length)))
+    assert cause.startswith(text.splitlines()[0].removesuffix("…"))
+    assert text.splitlines()[1].startswith("rank 7 on algo-1, deep/deep/")
+    assert len(text) <= LIMIT
+
+
+def test_of_a_cause_of_many_lines_the_first_stands_before_the_place_and_the_rest_after() -> None:
+    cause = "RuntimeError: Error(s) in loading state_dict for Net:\n" + "\n".join(f"\tMissing {n}" for n in range(200))
+
+    lines = explain(end(0, 1, 1.0, record=record(cause, trace=TRACE))).splitlines()
+
+    assert lines[:2] == [cause.partition("\n")[0], "rank 0 on algo-1, train.py:88 in loss_fn, exit code 1"]
+    assert lines[2] == "\tMissing 0"
+    assert lines[-1] == "    f40()"
+
+
+def test_the_remedy_stands_between_place_and_evidence() -> None:
+    cause = "OSError: [Errno 28] No space left on device: '/opt/ml/model/model.pt'"
+
+    lines = explain(end(0, 1, 1.0, step=3, record=record(cause, trace=TRACE))).splitlines()
+
+    assert lines[:2] == [cause, "rank 0 on algo-1, step 3, train.py:88 in loss_fn, exit code 1"]
+    assert "VolumeSizeInGB" in lines[2]
+    assert lines[3] == ""
+    assert lines[-1] == "    f40()"
+    lines = explain(end(0, 1, 1.0, record=record(f"{cause}\nwhile saving", trace=TRACE))).splitlines()
+    assert "VolumeSizeInGB" in lines[2]
+    assert lines[3:5] == ["while saving", ""]
+
+
+def test_a_bus_error_is_told_with_the_size_of_shared_memory_that_the_host_has() -> None:
+    worker = record("RuntimeError: DataLoader worker (pid 7) is killed by signal: Bus error. It is possible …")
+
+    for killed in (end(0, -7, 1.0, shm_bytes=2**26), end(0, 1, 1.0, shm_bytes=2**26, record=worker)):
+        assert "/dev/shm has only 64 MiB here" in explain(killed)
+
+
+def test_what_torch_says_of_a_full_gpu_leaves_room_for_the_remedy() -> None:
+    text = explain(end(0, 1, 1.0, record=record("torch.OutOfMemoryError: CUDA out of memory. " + "x" * 560)))
+
+    assert text.endswith("Other processes on this GPU are named in the message.")
+
+
+WRAPPED = """ValueError: Caught ValueError in DataLoader worker process 1.
+Original Traceback (most recent call last):
+  File "/site-packages/torch/utils/data/_utils/worker.py", line 349, in _worker_loop
+    data = fetcher.fetch(index)  # connection reset by peer
+  File "/opt/ml/code/rows.py", line 9, in __getitem__
+    raise ValueError("no rows")
+          ^^^^^^^^^^^^^^^^^^^^^
+ValueError: no rows
+in part 17
+"""
+
+
+def test_what_a_dataloader_worker_raised_is_the_cause_and_its_frames_the_evidence() -> None:
+    raised = end(1, 1, 2.0, record=record(WRAPPED, trace=TRACE))
+    echo = end(0, 1, 1.0, record=record("RuntimeError: [pair.cc:534] Connection closed by peer [10.0.0.1]:1"))
+
+    judged = judge([echo, raised])
+
+    assert judged.rank == 1
+    lines = (judged.failure or "").splitlines()
+    assert lines[0] == "ValueError: no rows (in DataLoader worker process 1)"
+    assert lines[1].startswith("rank 1 on algo-1, train.py:88")
+    assert lines[2] == "in part 17"
+    assert lines[-1] == '    raise ValueError("no rows")'
+
+
+WATCHDOG = """terminate called after throwing an instance of 'c10::DistBackendError'
+  what():  [PG ID 0 Rank 3] watchdog thread terminated with exception: [Rank 3] Watchdog caught collective \
+operation timeout: WorkNCCL(SeqNum=4, OpType=BROADCAST) ran for 600011 milliseconds before timing out.
+Exception raised from checkTimeout at ProcessGroupNCCL.cpp:632 (most recent call first):"""
+
+
+def test_a_watchdog_that_aborts_its_rank_is_an_echo_and_says_so_on_the_first_line() -> None:
+    aborted = end(3, -6, 1.0, step=20, tail=tuple(WATCHDOG.splitlines()))
+
+    assert judge([aborted, end(1, 5, 2.0)]).cause == "exit code 5: rank 1 on algo-1"
+    alone = judge([aborted])
+    assert alone.cause.startswith("killed by SIGABRT (signal 6): rank 3 on algo-1, step 20, exit code 134: [PG ID 0")
+    assert is_collateral(alone.cause)
+    assert "late for a collective" in (alone.failure or "")
+
+
+def test_the_end_that_is_blamed_is_told_by_rank_and_step() -> None:
+    ends = [end(0, 1, 2.0, step=7), end(4, -9, 1.0, step=6)]
+
+    assert (judge(ends).rank, judge(ends).step) == (4, 6)
+    assert judge(ends).cause == "killed by SIGKILL (signal 9): rank 4 on algo-1, step 6, exit code 137"
+    assert (judge(ends[:1]).rank, judge(ends[:1]).step, judge(ends[:1]).cause) == (
+        *(0, 7),
+        "exit code 1: rank 0 on algo-1, step 7",
+    )
+    oom = judge([end(2, -9, 1.0, step=0, out_of_memory=True)])
+    assert oom.cause == "out of memory: the kernel killed rank 2 on algo-1, step 0, exit code 137"
+    told = judge([end(0, -15, 1.0, step=3, stopped=True)], stop_signal=signal.SIGTERM)
+    assert (told.rank, told.step) == (None, None)
+
+
+def test_a_script_that_is_no_python_gets_the_remedy_for_its_last_line() -> None:
+    text = explain(end(0, 1, 1.0, tail=("Traceback", "ModuleNotFoundError: No module named 'einops.layers'")))
+
+    assert text.startswith("exit code 1: rank 0 on algo-1\neinops is not in the image")
 
 
 def test_evidence_fills_what_the_cause_leaves_and_never_more() -> None:
@@ -256,6 +363,9 @@ def test_credentials_are_known_by_the_name_of_their_variable() -> None:
         "MY_TOKEN": "abcdefgh",
         "MY_OTHER_TOKEN": "abcdefghijkl",
         "SM_HP_API_KEY": "hyper-secret",
+        "TRAINKIT_CLUSTER_KEY": "between-hosts",
+        "SSH_PASSPHRASE": "open sesame",
+        "SORT_KEY": "timestamp",
         "DB_PASSWORD": "hunter22",
         "SM_HP_TOKENIZER": "bert-base-uncased",
         "AWS_WEB_IDENTITY_TOKEN_FILE": "/var/run/secrets/token",
@@ -264,6 +374,7 @@ def test_credentials_are_known_by_the_name_of_their_variable() -> None:
     }
 
     assert scrub("/wJalrXUtnFEMI/K7MDENG abcdefghijkl abcdefgh hyper-secret hunter22", environ) == "*** *** *** *** ***"
+    assert scrub("between-hosts, open sesame, by timestamp", environ) == "***, ***, by timestamp"
     kept = "bert-base-uncased is not in /home/somebody; /var/run/secrets/token abc"
     assert scrub(kept, environ) == kept
 
@@ -277,3 +388,21 @@ def test_a_secret_at_the_place_where_the_text_is_cut_leaves_nothing_behind(monke
         assert secret[:8] not in text
         text = explain(end(0, 1, 1.0, tail=(secret + "z" * padding,)))
         assert secret[-8:] not in text
+        text = explain(end(0, 1, 1.0, record=record("x", frame="y" * padding + secret)))
+        assert secret[:8] not in text
+        text = explain(end(0, 1, 1.0, record=record("x\n" + "y" * padding + secret)))
+        assert secret[:8] not in text
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        "ModuleNotFoundError: No module named 'wJalrXUtnFEMI7MDENG'",
+        "FileNotFoundError: [Errno 2] No such file: '/opt/ml/input/data/wJalrXUtnFEMI7MDENG/x'",
+        "ValueError: first line\nthen wJalrXUtnFEMI7MDENG",
+    ],
+)
+def test_a_remedy_repeats_no_secret(monkeypatch: pytest.MonkeyPatch, cause: str) -> None:
+    monkeypatch.setenv("TRAINKIT_CLUSTER_KEY", "wJalrXUtnFEMI7MDENG")
+
+    assert "wJalr" not in explain(end(0, 1, 1.0, record=record(cause, trace=TRACE)))

@@ -34,8 +34,8 @@ def test_the_first_cause_is_blamed_and_an_echo_only_for_want_of_one(ends: list[H
 
 
 def test_the_clocks_of_hosts_are_compared_as_one() -> None:
-    message = {"exit_code": 1, "failure": "ValueError: x", "at": 105.0}
-    assert HostEnd.of(message, host="a", clock_ahead=5.0).at == 100.0
+    message = {"exit_code": 1, "failure": "ValueError: x", "at": 105.0, "rank": 3, "step": None}
+    assert HostEnd.of(message, host="a", clock_ahead=5.0) == HostEnd("a", 1, "ValueError: x", at=100.0, rank=3)
 
 
 @pytest.mark.parametrize("message", [None, {}, {"exit_code": "x", "failure": None, "at": 1}, {"exit_code": 1}])

@@ -59,9 +59,9 @@ def test_every_gpu_gets_a_rank_unless_asked_otherwise() -> None:
 
 
 def test_a_rank_finds_what_torchrun_would_give_it(tmp_path: Path) -> None:
-    meeting = Meeting(World(("algo-1", "algo-2"), (1, 2)), 7778, agent_store=True)
+    meeting = Meeting(World(("algo-1", "algo-2"), (1, 2)), 7778, agent_store=True, generation=3)
     p = launch.make(job("algo-1", "algo-2", here="algo-2"), machine=CPU, script=TORCH, environ={}, meeting=meeting)
-    given = p.rank_environment(2, run_dir=tmp_path, generation=3)
+    given = p.rank_environment(2, run_dir=tmp_path)
     expected = {
         "RANK": "2", "LOCAL_RANK": "1", "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "1",
         "GROUP_WORLD_SIZE": "2", "ROLE_RANK": "2", "ROLE_WORLD_SIZE": "3", "MASTER_ADDR": "algo-1",

@@ -11,8 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from trainkit.cli import arguments
+from trainkit.contract.rehearsal import Fault
 from trainkit.contract.settings import seconds
-from trainkit.errors import StorageError, TrainkitError
+from trainkit.errors import StorageError, TrainkitError, UsageError
 from trainkit.launch.output import Console
 from trainkit.local import claim, isolation, service
 from trainkit.local.request import Request, Shorthand, compose
@@ -45,6 +46,7 @@ def _run(shorthand: Shorthand, given: argparse.Namespace, *, output: Path, now: 
         environ=os.environ,
         isolation=given.isolation,
         stop_after=given.stop_after,
+        faults=_faults(given.kill),
         at_terminal=at_terminal and str(given.procs or os.environ.get("TRAINKIT_PROCS", 1)) == "1",
         colour=os.isatty(1) and "NO_COLOR" not in os.environ,
     )
@@ -74,6 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="DIR", help="where S3 would be (default: trainkit-output/…)")
     parser.add_argument("--stop-after", type=_seconds, metavar="20s", help="rehearse a stop: SIGTERM after that time")
+    parser.add_argument(
+        "--kill", action="append", default=[], metavar="FAULT",
+        help="rehearse a fault, once: rank=3@step=20, host=2@step=20, host=2@30s, link=2@30s, link=2@30s+5s (healed "
+        "after 5 s); may be repeated",
+    )  # fmt: skip
     parser.add_argument("--max-runtime", type=_seconds, metavar="2h", help="MaxRuntimeInSeconds (default: a day)")
     return parser
 
@@ -83,6 +90,13 @@ def _seconds(text: str) -> float:
         return seconds(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no time: write 90, 20s, 1.5m or 2h") from None
+
+
+def _faults(texts: Sequence[str]) -> tuple[Fault, ...]:
+    try:
+        return tuple(Fault.parse(text, number=number) for number, text in enumerate(texts))
+    except ValueError as error:
+        raise UsageError(f"--kill {error}") from None
 
 
 def _hosts(count: int) -> str:

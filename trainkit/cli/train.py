@@ -12,11 +12,13 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from trainkit.contract import job as contract
-from trainkit.contract.outcome import LIMIT, Outcome, scrub, write_failure
+from trainkit.contract.outcome import LIMIT, Outcome, write_failure
 from trainkit.contract.paths import Paths
+from trainkit.contract.secrets import scrub
 from trainkit.contract.settings import TABLE
 from trainkit.errors import TrainkitError, UsageError
 from trainkit.launch import supervise
@@ -52,7 +54,10 @@ def train(paths: Paths, *, flags: dict[str, str], console: Console) -> Outcome:
         _make(folder)
     here = machine.look(os.environ)
     try:
-        return supervise.run(job, machine=here, script=entry, environ=os.environ, console=console)
+        outcome = supervise.run(job, machine=here, script=entry, environ=os.environ, console=console)
+        # What the job's author named as secret is no variable of ours, but the ranks knew it.
+        hidden = scrub(outcome.failure, job.hyperparameters.texts) if outcome.failure else None
+        return replace(outcome, failure=hidden)
     finally:
         if job.host_rank == 0:  # the one that writes the model; in the SDK's local mode all hosts share the folder
             _sweep(paths.model)

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainkit.contract.blame import is_collateral
+from trainkit.contract.advice import OUT_OF_MEMORY, remedy, signal_remedy
+from trainkit.contract.blame import aborted_with, is_collateral, unwrapped
+from trainkit.contract.secrets import scrub
 
 LIMIT = 900
 """Characters of the failure file. The service shows 1,024 and adds words of its own."""
+_WORTH_SAYING = 40  # characters: less of a sentence is noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class RankEnd:
     tail: tuple[str, ...] = ()
     stopped: bool = False  # we asked it to end before it did
     out_of_memory: bool = False  # the kernel's killer was at work in our control group since the start
+    step: int | None = None  # the step its loop was in
+    shm_bytes: int | None = None  # the size of /dev/shm on its host
 
     @property
     def exit_code(self) -> int:
@@ -57,10 +61,12 @@ class RankEnd:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The end of a job on one host: the exit code for PID 1, and the failure text, or None."""
+    """The end of a job on one host: the exit code for PID 1, and the failure text, or None; and who is blamed."""
 
     exit_code: int
     failure: str | None = None
+    rank: int | None = None
+    step: int | None = None
 
     @property
     def cause(self) -> str:
@@ -106,26 +112,38 @@ def judge(ends: Iterable[RankEnd], *, stop_signal: int | None = None) -> Outcome
     if not bad:
         return Outcome(0)
     first = min(own or bad, key=lambda end: (_is_echo(end), end.failed_at))
-    return Outcome(first.exit_code, explain(first))
+    return Outcome(first.exit_code, explain(first), first.rank, first.step)
 
 
 def _is_echo(end: RankEnd) -> bool:
-    return end.record is not None and is_collateral(end.record.cause)
+    said = unwrapped(end.record.cause, end.record.trace)[0] if end.record else _last_words(end)
+    return is_collateral(said)
+
+
+def _last_words(end: RankEnd) -> str:
+    return aborted_with(end.tail) if end.status == -signal.SIGABRT else ""
 
 
 def explain(end: RankEnd) -> str:
-    """The failure text: cause, then place, then evidence, of which the end says most."""
-    where = f"rank {end.rank} on {end.host}"
+    """The failure text: cause, place, remedy, then evidence, of which the end says most."""
+    where = f"rank {end.rank} on {end.host}" + (f", step {end.step}" if end.step is not None else "")
+    code = f"exit code {end.exit_code}"
     if end.record:
-        place = f"{where}, {end.record.frame}" if end.record.frame else where
-        return _fit([end.record.cause, f"{place}, exit code {end.exit_code}"], _frames(end.record.trace))
+        cause, trace = unwrapped(end.record.cause, end.record.trace)
+        place = ", ".join(filter(None, (where, end.record.frame, code)))
+        advice = remedy(cause, shm_bytes=end.shm_bytes)
+        return _fit(cause, place, advice, _frames(trace))
     if end.status == -signal.SIGKILL and end.out_of_memory:
-        cause = f"out of memory: the kernel killed {where}, exit code {end.exit_code}"
-        return _fit([cause, _OUT_OF_MEMORY], end.tail)
+        return _fit(f"out of memory: the kernel killed {where}, {code}", "", OUT_OF_MEMORY, end.tail)
     if end.status < 0:
-        cause = f"killed by {_signal_name(-end.status)}: {where}, exit code {end.exit_code}"
-        return _fit([cause, _advice(-end.status)], end.tail)
-    return _fit([f"exit code {end.exit_code}: {where}"], end.tail)
+        said = _last_words(end)
+        advice = remedy(said, shm_bytes=end.shm_bytes) or signal_remedy(-end.status, shm_bytes=end.shm_bytes)
+        # On the first line, by which hosts tell each other's causes from echoes.
+        cause = f"killed by {_signal_name(-end.status)}: {where}, {code}" + (f": {said}" if said else "")
+        return _fit(cause, "", advice, end.tail)
+    # A shell script's Python leaves no record, but says the same on its last line.
+    advice = remedy(end.tail[-1], shm_bytes=end.shm_bytes) if end.tail else ""
+    return _fit(f"exit code {end.exit_code}: {where}", "", advice, end.tail)
 
 
 def write_failure(path: Path, text: str) -> bool:
@@ -149,55 +167,35 @@ def write_failure(path: Path, text: str) -> bool:
     return True
 
 
-_OUT_OF_MEMORY = (
-    "The ranks and their DataLoader workers together passed the host's memory limit. Try fewer workers or a smaller "
-    "prefetch, load less at once, or use a larger instance."
-)
-_SECRETS = (
-    re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
-    re.compile(r"(?<=://)[^/\s@]+(?=@)"),
-    re.compile(r"(?i)(?<=X-Amz-Signature=)[^&\s]+|(?<=X-Amz-Security-Token=)[^&\s]+|(?<=X-Amz-Credential=)[^&\s]+"),
-    re.compile(r"(?i)(?<=bearer )[\w.~+/=-]{8,}"),
-    re.compile(r"\b(?:hf_|gh[oprsu]_|github_pat_)\w{16,}|\bsk-[\w-]{20,}"),
-)
-_SECRET_NAME = re.compile(r"(?i)secret|token(?!i[sz])|passw|credential|api_?key|access_key")  # a tokenizer is none
-_WHERE_IT_LIES = re.compile(r"(?i)_(file|path|dir|uri)$")  # of AWS_WEB_IDENTITY_TOKEN_FILE the value is no secret
-
-
-def scrub(text: str, environ: Mapping[str, str] = os.environ) -> str:
-    """`text` without credentials: known shapes, and the values of variables whose names say that they are secret."""
-    secrets = {
-        value
-        for name, value in environ.items()
-        if len(value) >= 8 and _SECRET_NAME.search(name) and not _WHERE_IT_LIES.search(name)
-    }
-    for value in sorted(secrets, key=len, reverse=True):  # one may be the beginning of another
-        text = text.replace(value, "***")
-    for shape in _SECRETS:
-        text = shape.sub("***", text)
-    return text
-
-
-def _fit(head: Iterable[str], evidence: Iterable[str]) -> str:
-    """Both within LIMIT and without secrets: the head first, however long; then as much of the evidence's end as fits.
+def _fit(cause: str, place: str, advice: str, evidence: Iterable[str]) -> str:
+    """All within LIMIT and without secrets: the cause's first line, the place, the advice, the rest of the cause,
+    and then as much of the evidence's end as fits.
 
     Scrubbed before it is cut: half a credential has no shape to know it by.
     """
-    text = scrub("\n".join(head)).strip()
+    headline, _, more = scrub(cause).strip().partition("\n")
+    place, advice = _clip(scrub(place), LIMIT // 3), scrub(advice)
+    text = "\n".join(filter(None, (_clip(headline, LIMIT - len(place) - 1), place)))
+    for part in (advice, more):
+        room = LIMIT - len(text) - 1
+        if part.strip() and room > _WORTH_SAYING:
+            text += "\n" + _clip(part.strip("\n"), min(room, LIMIT // 3))
     rest = scrub("\n".join(evidence)).strip("\n")
-    if len(text) > LIMIT:
-        return text[: LIMIT - 1] + "…"
     room = LIMIT - len(text) - 2
     if not rest or room < 2:
         return text
     return f"{text}\n\n{rest if len(rest) <= room else '…' + rest[1 - room :]}"
 
 
+def _clip(text: str, room: int) -> str:
+    return text if len(text) <= room else text[: room - 1] + "…"
+
+
 def _frames(trace: str) -> list[str]:
-    """The last frames of a traceback, without the message that stands above already."""
+    """The last frames of a traceback, without the message that stands above already, and the underlining."""
     if "\nSystemExit: " in trace:
         return []  # the script chose to end there; the frame above says where
-    frames = [line for line in trace.splitlines() if line.startswith("  ")]
+    frames = [line for line in trace.splitlines() if line.startswith("  ") and line.strip(" ~^")]
     return ["Traceback (most recent call last):", *frames[-12:]] if frames else []
 
 
@@ -206,15 +204,3 @@ def _signal_name(number: int) -> str:
         return f"{signal.Signals(number).name} (signal {number})"
     except ValueError:
         return f"signal {number}"
-
-
-def _advice(number: int) -> str:
-    advice: dict[int, str] = {
-        signal.SIGKILL: "Nothing in the script can catch it; the usual sender is the kernel, out of memory. "
-        "Look at the memory curve; try a smaller batch, fewer DataLoader workers, or a larger instance.",
-        signal.SIGSEGV: "Native code crashed. The last Python frames are in the log above, from faulthandler.",
-        signal.SIGBUS: "Often a full /dev/shm: give the container more shared memory, or use fewer DataLoader workers.",
-        signal.SIGABRT: "Native code gave up (an assertion, NCCL, glibc). Its last words are in the log above.",
-        signal.SIGILL: "The machine lacks an instruction that a library was built for.",
-    }
-    return advice.get(number, "")

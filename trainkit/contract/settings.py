@@ -18,6 +18,7 @@ from typing import Any
 from trainkit.errors import Mistake
 
 ENGINES = ("fork", "spawn", "torchrun")
+STALL_ACTIONS = ("warn", "act")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,9 @@ class Settings:
     peer_wait: float = 600.0
     peer_timeout: float = 30.0
     stop_grace: float = 110.0
+    max_restarts: int = 0
+    stall_timeout: float = 600.0
+    stall_action: str = "warn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +125,26 @@ TABLE = (
     Setting("peer_wait", seconds, "seconds: 90, 10m", "how long hosts wait for each other at the start"),
     Setting("peer_timeout", seconds, "seconds: 30, 2m", "silence after which a host counts as lost; 0: only report it"),
     Setting("stop_grace", seconds, "seconds: 90, 1.5m", "from SIGTERM to SIGKILL; SageMaker itself kills after 120 s"),
+    Setting(
+        "max_restarts", _whole(0, 1000), "a number from 0 to 1000",
+        "how often all ranks are started again, together, after one has failed",
+    ),
+    Setting(
+        "stall_timeout", seconds, "seconds: 600, 10m",
+        "without progress for so long, ranks show their stacks; 0: never",
+    ),
+    Setting(
+        "stall_action", _choice(*STALL_ACTIONS), f"one of {', '.join(STALL_ACTIONS)}",
+        "warn: go on waiting; act: the ranks are ended, and started again where restarts are left",
+    ),
 )  # fmt: skip
-NOT_SETTINGS = ("TRAINKIT_HOST_ADDRESSES", "TRAINKIT_RUN_DIR", "TRAINKIT_CHANNEL_", "TRAINKIT_S3_")
+NOT_SETTINGS = (
+    "TRAINKIT_HOST_ADDRESSES",
+    "TRAINKIT_RUN_DIR",
+    "TRAINKIT_REHEARSAL",
+    "TRAINKIT_CHANNEL_",
+    "TRAINKIT_S3_",
+)
 
 
 def read(

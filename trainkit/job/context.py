@@ -21,6 +21,7 @@ from trainkit.job.asked import Asked
 from trainkit.job.convert import check, convert
 from trainkit.job.facts import Facts
 from trainkit.job.progress import Progress
+from trainkit.job.rehearsal import Rehearsal
 from trainkit.job.signals import Stop
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def current() -> Context:
     if _the_one is None:
         read = facts.read(os.environ, argv=sys.argv[1:], cwd=Path.cwd())
         board = Board.find(os.environ.get(RUN_DIR))
-        _the_one = Context(read, stop=Stop(board, local_rank=read.world.local_rank))
+        stop = Stop(board, local_rank=read.world.local_rank)
+        _the_one = Context(read, stop=stop, rehearsal=Rehearsal.find(os.environ))
         atexit.register(_the_one._at_exit)
     return _the_one
 
@@ -64,9 +66,10 @@ def mention(text: str) -> None:
 class Context:
     """This rank's view of its job. Scripts get it from `trainkit.job()`."""
 
-    def __init__(self, facts: Facts, *, stop: Stop) -> None:
+    def __init__(self, facts: Facts, *, stop: Stop, rehearsal: Rehearsal | None = None) -> None:
         self._facts = facts
         self._stop = stop
+        self._rehearsal = rehearsal
         self._step: int | None = None
         self._in_steps = False
         self._logged: Mapping[str, metrics.Number] = {}
@@ -221,6 +224,13 @@ class Context:
         """
         return self._stop.at_boundary()
 
+    def _boundary(self, step: int, *, waited: float) -> bool:
+        """Between two steps of job.steps: whether to end here."""
+        over = self._stop.at_boundary(step=step, waited=waited)
+        if self._rehearsal and not over:
+            self._rehearsal.reach(step, rank=self.rank, host=self.host, local_rank=self.local_rank)
+        return over
+
     def steps(self, iterable: Iterable[T], *, start: int = 0, total: int | None = None) -> Iterator[tuple[int, T]]:
         """Yield (step, item) for each item, and show progress on rank 0.
 
@@ -236,23 +246,29 @@ class Context:
         if self.is_first and not nested:
             progress = Progress(done, total=total, terminal=_on_terminal(), clock=time.monotonic, say=mention)
         items: Iterator[T] | None = None
+        waited, complete = 0.0, False
         self._in_steps = True
         try:
-            while not self.should_stop():
+            while not self._boundary(done, waited=waited):
+                began = time.perf_counter()
                 items = iter(iterable) if items is None else items  # a DataLoader starts its workers here
                 try:
                     item = next(items)
                 except StopIteration:
                     break
+                waited += time.perf_counter() - began
                 self._step = done
                 yield done, item
                 done += 1
                 if progress:
                     progress.after(done, self._logged)
+            complete = True
         finally:  # also where the script leaves its loop
             self._in_steps = nested
             if nested:
                 self._step = outer
+            else:
+                self._stop.leave(complete=complete)
             if progress:
                 why = f"stopping: {self._stop.signal.name}" if self._stop.signal else ""
                 progress.end(done, self._logged, why=why)

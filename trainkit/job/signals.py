@@ -7,7 +7,7 @@ import signal
 import threading
 from types import FrameType
 
-from trainkit.contract.board import Board
+from trainkit.contract.board import NO_STEP, Board, Row
 
 _PATIENCE = 20.0
 """Seconds that a rank waits at a boundary for the hosts to agree; the agreement itself takes a message each way."""
@@ -21,24 +21,38 @@ class Stop:
         self._board = board
         self._local_rank = local_rank
         self._passed = 0
+        self._row = Row()
         self._over = False
         self._asked = False
         self._pid = os.getpid()
 
-    def at_boundary(self) -> bool:
+    def at_boundary(self, *, step: int | None = None, waited: float = 0.0) -> bool:
         """Whether to stop here. Each call is a boundary between two steps, and all ranks must count the same ones.
 
         Under the harness all ranks answer yes at the same one, the first that none of them had passed when the stop
         came; see contract.board. Without it, and for a signal sent to this rank alone, each answers for itself.
+        `step` begins here, and `waited` seconds of all steps so far went by until there was an item: whoever watches
+        the ranks wants to know.
         """
         self.listen()
         if not self._over and os.getpid() == self._pid:
             self._passed += 1
             beyond = None
             if self._board:
-                beyond = self._board.beyond(self._local_rank, self._passed, patience=_PATIENCE)
+                self._row = Row(self._passed, NO_STEP if step is None else step, int(waited * 1e9), looping=1)
+                self._board.tell(self._local_rank, self._row)
+                beyond = self._board.beyond(self._passed, patience=_PATIENCE)
             self._over = self.signal is not None if beyond is None else beyond
         return self._over
+
+    def leave(self, *, complete: bool) -> None:
+        """The loop is over: no boundary is to be expected until the next begins.
+
+        Not `complete`, the script left it in the middle of a step, which is where an error is to be placed.
+        """
+        if self._board and os.getpid() == self._pid:
+            step = NO_STEP if complete else self._row.step
+            self._board.tell(self._local_rank, self._row._replace(looping=0, step=step))
 
     def listen(self) -> bool:
         """Take SIGTERM, unless the script has its own handler or we are no main thread. Returns whether we took it.

@@ -1,6 +1,6 @@
 """The course of a job on one host, as a state machine without processes: what happened in, what to do out.
 
-running ──a process fails──▶ failing ──siblings end, or are killed after SIBLING_GRACE──▶ over
+running ──a process fails──▶ failing ──siblings end, or are killed after their grace──▶ over
    │
    ├──another host has failed──▶ failing
    └──told to stop──▶ stopping ──all end, or are killed after the stop grace──▶ over
@@ -32,6 +32,7 @@ class Course:
 
     host: str
     stop_grace: float
+    sibling_grace: float = SIBLING_GRACE
     running: set[int] = field(default_factory=set)
     ends: list[RankEnd] = field(default_factory=list)
     stop_signal: int | None = None
@@ -66,7 +67,7 @@ class Course:
         self.ends += ends
         if any(end.status != 0 for end in ends) and not asked and self.running:
             self.asked_at = max(end.time for end in ends)
-            self.deadline = now + SIBLING_GRACE
+            self.deadline = now + self.sibling_grace
             return [Signal(tuple(self.running), signal.SIGTERM)]
         return []
 
@@ -86,7 +87,7 @@ class Course:
             return []
         self.others_failed = True
         self.asked_at = min(self.asked_at, at)
-        self.deadline = min(self.deadline or float("inf"), now + SIBLING_GRACE)
+        self.deadline = min(self.deadline or float("inf"), now + self.sibling_grace)
         return [Signal(tuple(self.running), signal.SIGTERM)] if self.running else []
 
     def tick(self, *, now: float) -> list[Signal]:
@@ -99,7 +100,7 @@ class Course:
     def outcome(self, *, stopped_code: int) -> Outcome:
         """The end of it all. `stopped_code` is the exit code of a job that stopped as it was told to."""
         if self.others_failed and all(end.status == 0 or end.stopped for end in self.ends):
-            return Outcome(0)  # nothing of this host's own
+            return Outcome(0 if self.stop_signal is None else stopped_code)  # nothing of this host's own
         verdict = judge(self.ends, stop_signal=self.stop_signal)
         if self.stop_signal is None or verdict.exit_code or verdict.failure:
             return verdict

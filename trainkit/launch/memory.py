@@ -1,7 +1,8 @@
-"""Whether the kernel's out-of-memory killer has been at work in our control group, version 1 or 2."""
+"""Memory's limits: what the kernel's out-of-memory killer has done in our control group, and the size of /dev/shm."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -28,6 +29,15 @@ def oom_kills(mount: Path = _MOUNT, groups: Path = Path("/proc/self/cgroup")) ->
             if count is not None:
                 return count
     return 0
+
+
+def shared_memory(folder: Path = Path("/dev/shm")) -> int | None:
+    """Its size in bytes; None where there is none."""
+    try:
+        facts = os.statvfs(folder)
+    except OSError:
+        return None
+    return facts.f_blocks * facts.f_frsize
 
 
 def _count(file: Path) -> int | None:

@@ -10,7 +10,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -123,23 +123,24 @@ FORWARDED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 """Signals that mean something to scripts only."""
 
 
-def kill_descendants() -> None:
-    """Kill and reap every process that is ours, and what falls to us when those are gone, until there is none.
+def kill_descendants(*, spare: Container[int] = ()) -> None:
+    """Kill and reap every process that is ours, and what falls to us when those are gone, until only `spare` is left.
 
     We adopt orphans, so this reaches what a rank put into a session of its own, too.
     """
     while True:
         try:
-            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()
+            listed = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()
         except OSError:
             return  # a system that does not tell
+        children = [pid for pid in map(int, listed) if pid not in spare]
         if not children:
             return
         for child in children:
-            send(int(child), signal.SIGKILL)
+            send(child, signal.SIGKILL)
         for child in children:
             with suppress(ChildProcessError):
-                os.waitpid(int(child), 0)
+                os.waitpid(child, 0)
 
 
 def kill_group(pid: int, number: int) -> None:

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 _RUN_DIR = "TRAINKIT_RUN_DIR"
+_SHOW = 63  # as launch.stacks has it
+_kept: list[object] = []  # a file that nobody holds would be closed
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -30,6 +32,7 @@ def run(script: str, arguments: Sequence[str]) -> None:
     """Execute `script` as `__main__`. Raises what it raises, SystemExit included."""
     if not faulthandler.is_enabled():
         faulthandler.enable()  # a crash in native code shows the Python frames
+    _show_stacks_when_asked()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a killed rank keeps its last lines
     atexit.register(_let_gloo_settle)  # the first to be registered is the last to run
@@ -58,6 +61,19 @@ def run(script: str, arguments: Sequence[str]) -> None:
             sys.stdout.flush()
         sys.excepthook(type(error), error, error.__traceback__)
         sys.exit(1)
+
+
+def _show_stacks_when_asked() -> None:
+    """Let the supervisor see where this rank stands when it does not get on. faulthandler needs no GIL for that."""
+    run_dir, rank = os.environ.get(_RUN_DIR), os.environ.get("RANK", "0")
+    if not run_dir or sys.platform != "linux":
+        return
+    with suppress(OSError, RuntimeError):  # no room for the file, or the signal is taken: then without
+        shown = open(f"{run_dir}/{rank}.stacks", "a", encoding="ascii")  # noqa: PTH123, SIM115 (as long as we live)
+        faulthandler.register(_SHOW, file=shown, all_threads=True, chain=False)
+        shown.write(f"{os.getpid()}\n")
+        shown.flush()
+        _kept.append(shown)
 
 
 def _let_gloo_settle() -> None:

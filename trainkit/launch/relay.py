@@ -6,6 +6,7 @@ import array
 import fcntl
 import os
 import termios
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +33,7 @@ class Relay:
         self._label = label
         self._open: dict[str, int] = {}
         self._held: set[str] = set()
+        self._heard_at: dict[str, float] = {}
         self._brake = brake
         if brake:
             brake.on_room = self._resume
@@ -53,12 +55,20 @@ class Relay:
         self._drain(speaker)
         return self._lines[speaker].tail if speaker in self._lines else ()
 
+    def heard_at(self, speaker: str) -> float:
+        """The monotonic time of a speaker's last output; 0 if there was none."""
+        return self._heard_at.get(speaker, 0.0)
+
+    def end(self, speaker: str) -> None:
+        """Show what is still in a speaker's pipe and close it, whoever holds its other end."""
+        self._drain(speaker)
+        if speaker in self._open:  # someone still holds the other end
+            self._finish(speaker)
+
     def close(self) -> None:
-        """Show what is still in the pipes and close them, whoever holds their other ends."""
+        """The same for all of them."""
         for speaker in list(self._open):
-            self._drain(speaker)
-            if speaker in self._open:  # someone still holds the other end
-                self._finish(speaker)
+            self.end(speaker)
 
     def _listen(self, speaker: str, reader: int) -> None:
         os.set_blocking(reader, False)
@@ -91,6 +101,7 @@ class Relay:
         if not data:
             self._finish(speaker)
             return 0
+        self._heard_at[speaker] = time.monotonic()
         self._console.write(self._lines[speaker].feed(data))
         return len(data)
 

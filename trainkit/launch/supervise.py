@@ -1,7 +1,9 @@
 """The supervisor: PID 1 of a host's container, owner of its ranks.
 
 read, plan  →  import torch in the template ┐
-               meet the other hosts         ┴→  start ranks  →  wait for their ends  →  hear the verdict, leave together
+               meet the other hosts         ┴→  start ranks  →  wait for their ends  →  hear what all of them come to
+                                                    ▲                                      │            │
+                                                    └───────────── start again ────────────┘       leave together
 """
 
 from __future__ import annotations
@@ -12,24 +14,26 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from trainkit.contract.board import Board
 from trainkit.contract.environ import RUN_DIR
 from trainkit.contract.job import Job
 from trainkit.contract.outcome import LIMIT, Outcome
 from trainkit.errors import PeerLost, TrainkitError
-from trainkit.launch.course import Course, Signal
+from trainkit.launch.course import SIBLING_GRACE, Course, Signal
 from trainkit.launch.engines import Engine, Setting, engine_for
-from trainkit.launch.engines.base import Started
+from trainkit.launch.generation import Generation, carry_out
 from trainkit.launch.loop import Loop
-from trainkit.launch.memory import oom_kills
 from trainkit.launch.output import Console
-from trainkit.launch.peers import Ears, Hub, Spoke
+from trainkit.launch.peers import Again, Ears, Hub, Spoke
 from trainkit.launch.peers.council import HostEnd
-from trainkit.launch.processes import FORWARDED, become_reaper, kill_descendants, kill_group, reap, send
+from trainkit.launch.processes import FORWARDED, become_reaper, kill_descendants, reap
 from trainkit.launch.relay import Relay
+from trainkit.launch.restarts import RESTART_GRACE, Restarts
+from trainkit.launch.stalls import Stalls
+from trainkit.launch.watch import Report
 from trainkit.plan import launch
 from trainkit.plan.launch import LaunchPlan, Meeting
 from trainkit.plan.machine import Machine
@@ -66,74 +70,118 @@ class _Supervisor:
         self._machine = machine
         self._environ = environ
         self._console = console
+        self._run_dir = run_dir
         self._loop = Loop(on_signal=self._signalled)
         self._relay = (
             None if plan.keeps_terminal else Relay(self._loop, console, label=_label(plan.host), brake=console)
         )
-        self._course = Course(host=plan.host, stop_grace=plan.job.settings.stop_grace)
-        self._started: dict[int, Started] = {}
+        self._restarts = Restarts(plan.job.settings.max_restarts)
+        self._course = self._new_course(None)
+        self._ranks: Generation | None = None
         self._ready = False
         self._link: Hub | Spoke | None = None
-        self._run_dir = run_dir
-        self._board: Board | None = None
         self._stopped_by_others = False
         self._impatient = False
-        self._oom_before = oom_kills()
         setting = Setting(environ=environ, run_dir=run_dir, relay=self._relay, loop=self._loop, say=self._say)
         self._engine: Engine = engine_for(plan.engine, setting)
+        self._stalls = Stalls(plan, say=self._say, act=self._end_stalled)
 
     def run(self) -> Outcome:
         with self._loop:
             self._console.attend(self._loop)
             try:
                 self._link = self._make_link()
-                return self._conclude(self._run_ranks())
+                for warning in self._plan.warnings:
+                    self._say(f"warning: {warning}")
+                meeting = None
+                while True:
+                    answer = self._conclude(self._live(meeting))
+                    if isinstance(answer, Outcome):
+                        return answer
+                    meeting = self._begin_again(answer)
             finally:
                 self._end_everything()
                 if self._link:
                     self._link.close()
 
-    def _run_ranks(self) -> Outcome:
-        """This host's own part, to its own end."""
+    def _live(self, meeting: Meeting | None) -> Outcome:
+        """This host's own part in one generation, to its own end. Without a `meeting`, the hosts have yet to meet."""
         try:
-            for warning in self._plan.warnings:
-                self._say(f"warning: {warning}")
-            self._engine.prepare(self._plan, self._engine_ready)
-            meeting = self._meet()
-            if meeting:
+            if meeting is None:
+                self._engine.prepare(self._plan, self._engine_ready)
+                meeting = self._meet()
+            if meeting and self._course.stop_signal is None:
                 self._start(meeting)
                 self._wait()
+            elif self._link:
+                self._link.failed()  # others may have started already: they would wait for our ranks
         except TrainkitError as error:
             if not self._link:
                 raise
-            self._carry_out(self._course.told_to_end(now=time.monotonic(), at=time.time()))
+            self._end_ranks()
             self._wait()
             return Outcome(error.exit_code, str(error))
-        return self._course.outcome(stopped_code=self._stopped_code())
+        return self._stalls.verdict or self._course.outcome(stopped_code=self._stopped_code())
 
-    def _conclude(self, own: Outcome) -> Outcome:
-        """What this host's part comes to beside the others': hosts leave together, all with the first cause of all.
+    def _conclude(self, own: Outcome) -> Outcome | Meeting:
+        """What this host's part comes to beside the others': all start again, or leave together with the first cause.
 
         A host that is done early stays until all are: the first one hosts the store that the others' ranks use.
         """
         link = self._link
+        if own.exit_code and (words := _read(self._plan.job.paths.failure)):
+            own = replace(own, failure=words)
         if link is None:
-            return own
-        failure = _read(self._plan.job.paths.failure) or own.failure if own.exit_code else own.failure
-        link.done(HostEnd(self._plan.host, own.exit_code, failure, at=self._course.failed_at(time.time())))
+            again = self._again(own)
+            return again.meeting if again else own
+        link.done(HostEnd.from_outcome(self._plan.host, own, at=self._course.failed_at(time.time())))
+        generation = self._plan.meeting.generation
         while link.verdict is None and not self._impatient:
+            if link.meeting and link.meeting.generation > generation:
+                return link.meeting
             self._loop.turn(until=link.next_tick)
             link.tick()
         if link.verdict is None or not link.verdict.failure:
             return own
-        if link.verdict.failure != failure:
+        if link.verdict.failure != own.failure and link.verdict.exit_code != PeerLost.exit_code:  # that was said
             self._say(f"the job failed elsewhere first: {link.verdict.cause}")
         return link.verdict
+
+    def _again(self, outcome: Outcome) -> Again | None:
+        """On the first host, or the only one: whether all ranks start again after this, and where they meet then."""
+        if self._course.stop_signal is not None or self._impatient:
+            return None
+        granted, why = self._restarts.grant(outcome)
+        if not granted:
+            self._say(why)
+            return None
+        why = f"{_head(outcome)}\n{why}"
+        self._say(why)
+        last = self._plan.meeting
+        plan = replace(self._plan, meeting=replace(last, generation=last.generation + 1))
+        port, agent_store = self._engine.meeting_point(plan)
+        return Again(replace(plan.meeting, port=port, agent_store=agent_store), why)
+
+    def _begin_again(self, meeting: Meeting) -> Meeting:
+        """Clear away what the last generation left. Every restart has come so far on every host."""
+        self._clear_ranks()
+        with suppress(OSError):  # there is none; the next generation's cause is not this one's
+            failure = self._plan.job.paths.failure
+            failure.replace(failure.with_name("failure.previous"))
+        self._course = self._new_course(self._course.stop_signal, generation=meeting.generation)
+        self._stalls.reset()
+        return meeting
+
+    def _new_course(self, stop_signal: int | None, *, generation: int = 0) -> Course:
+        settings = self._plan.job.settings
+        last = generation >= settings.max_restarts
+        grace = SIBLING_GRACE if last else RESTART_GRACE
+        return Course(self._plan.host, settings.stop_grace, sibling_grace=grace, stop_signal=stop_signal)
 
     def _announce(self) -> None:
         """What is about to run, now that it is known who takes part."""
         plan, world = self._plan, self._plan.world
-        if plan.leads and not plan.keeps_terminal:
+        if plan.leads and not plan.keeps_terminal and not plan.meeting.generation:
             shape = f"{_count(world.size, 'rank')} on {_count(len(world.hosts), 'host')}"
             self._say(f"{plan.script.path.name} as {shape}, {plan.engine} engine")
             if plan.defaults:
@@ -142,7 +190,10 @@ class _Supervisor:
     def _make_link(self) -> Hub | Spoke | None:
         if len(self._plan.world.hosts) == 1:
             return None
-        ears = Ears(end=self._others_failed, stop=self._told_to_stop, agreed=self._agreed, say=self._say)
+        ears = Ears(
+            end=self._end_ranks, stop=self._told_to_stop, agreed=self._agreed, say=self._say, again=self._again,
+            report=self._report, reported=self._stalls.reported, show=self._show, shown=self._stalls.shown,
+        )  # fmt: skip
         return (Hub if self._plan.leads else Spoke)(self._loop, self._plan, ears)
 
     def _meet(self) -> Meeting | None:
@@ -177,16 +228,18 @@ class _Supervisor:
             at_terminal=self._plan.keeps_terminal,
         )  # fmt: skip
         self._announce()
-        self._board = Board.create(self._run_dir, len(self._plan.ranks))
-        for started in self._engine.start(self._plan):
-            self._started[started.pid] = started
-            self._course.started(started.pid)
+        folder = self._run_dir / str(meeting.generation)
+        self._ranks = Generation(self._plan, self._engine, self._course, folder=folder, relay=self._relay)
+        self._ranks.start()
 
     def _wait(self) -> None:
         while not self._course.over:
-            moments = [self._course.deadline, self._link.next_tick if self._link else None]
+            patience = self._course.deadline or self._stalls.next_look
+            moments = [patience, self._link.next_tick if self._link else None]
             self._loop.turn(until=min(filter(None, moments), default=None))
             self._carry_out(self._course.tick(now=time.monotonic()))
+            if self._ranks and self._course.deadline is None:  # else they are ending
+                self._stalls.tick(self._ranks, link=self._link)
             if self._link:
                 self._link.tick()
 
@@ -198,14 +251,18 @@ class _Supervisor:
     def _end_everything(self) -> None:
         """No process of the job outlives this, whatever state we are in."""
         self._engine.close()
-        running = tuple(self._course.running)
-        self._carry_out([Signal(running, signal.SIGKILL)] if running else [])
-        kill_descendants()
-        if self._board:
-            self._board.close()
+        self._clear_ranks()
         if self._relay:
             self._relay.close()
         self._console.finish()
+
+    def _clear_ranks(self) -> None:
+        """What the ranks started, and the ranks themselves if any run."""
+        self._carry_out([Signal(tuple(self._course.running), signal.SIGKILL)])
+        kill_descendants(spare=self._engine.helpers)
+        if self._ranks:
+            self._ranks.close()
+            self._ranks = None
 
     def _engine_ready(self) -> None:
         self._ready = True
@@ -240,38 +297,43 @@ class _Supervisor:
 
     def _stop_ranks(self, number: int) -> None:
         """The board before the signal: a rank that hears the signal finds out there when to stop."""
-        if self._board and self._course.stop_signal is None:
-            passed = self._board.ask()
+        if self._course.stop_signal is None:
+            passed = self._ranks.ask_to_stop() if self._ranks else 0
             if self._link:
                 self._link.passed(passed)
             else:
-                self._board.agree(passed)
+                self._agreed(passed)
         self._carry_out(self._course.told_to_stop(number, now=time.monotonic(), at=time.time()))
 
     def _agreed(self, count: int) -> None:
-        if self._board:
-            self._board.agree(count)
+        if self._ranks:
+            self._ranks.agree(count)
 
-    def _others_failed(self) -> None:
+    def _end_ranks(self) -> None:
+        """Another host has failed, or this one cannot go on: what runs here waits for ranks that will not come."""
         self._carry_out(self._course.told_to_end(now=time.monotonic(), at=time.time()))
+
+    def _end_stalled(self) -> None:
+        """The ranks of all hosts stand still, and are to be ended."""
+        self._end_ranks()
+        if self._link:
+            self._link.failed()
+
+    def _report(self) -> Report:
+        return self._ranks.report() if self._ranks else Report()
+
+    def _show(self) -> None:
+        if self._ranks:
+            self._stalls.ask(self._ranks)
 
     def _reap(self) -> None:
         for ended in reap():
-            started = self._started.pop(ended.pid, None)
-            if started:  # else the template, the store, or some rank's orphan
-                oom = oom_kills() > self._oom_before
-                ends = [replace(end, out_of_memory=oom) for end in self._engine.ends(self._plan, started, ended)]
-                self._carry_out(self._course.ended(ended.pid, ends, now=time.monotonic()))
-                if self._link and self._course.has_failed:
-                    self._link.failed()
+            ours = self._ranks is not None and self._ranks.reap(ended)  # else the template, the store, or an orphan
+            if ours and self._link and self._course.has_failed:
+                self._link.failed()
 
-    def _carry_out(self, signals: Iterable[Signal]) -> None:
-        for order in signals:
-            for pid in order.pids:
-                if order.number == signal.SIGKILL and not self._plan.keeps_terminal:
-                    kill_group(pid, order.number)
-                else:
-                    send(pid, order.number)
+    def _carry_out(self, orders: Iterable[Signal]) -> None:
+        carry_out(orders, keeps_terminal=self._plan.keeps_terminal)
 
     def _say(self, text: str) -> None:
         self._console.say(self._plan.host, text)
@@ -282,6 +344,11 @@ def _read(path: Path) -> str | None:
         return path.read_text(encoding="utf-8", errors="replace")[:LIMIT] or None
     except OSError:
         return None
+
+
+def _head(outcome: Outcome) -> str:
+    """The failure without the traceback that may follow: that stands in the log already."""
+    return (outcome.failure or "").split("\n\n", 1)[0]
 
 
 def _count(number: int, noun: str) -> str:
@@ -295,8 +362,6 @@ def _label(host: str) -> Callable[[str], str]:
 def report(outcome: Outcome, *, speaker: str, console: Console) -> None:
     """The verdict, for whoever reads the log."""
     if outcome.failure:
-        # The traceback that may follow in the failure text stands in the log already.
-        head = outcome.failure.split("\n\n", 1)[0]
-        console.say(speaker, f"failed, exit code {outcome.exit_code}:\n{head}")
+        console.say(speaker, f"failed, exit code {outcome.exit_code}:\n{_head(outcome)}")
     elif outcome.exit_code:
         console.say(speaker, f"ended, exit code {outcome.exit_code}")

@@ -110,7 +110,14 @@ def _become(request: dict[str, Any], *, wait: int, output: int, supervisor: int)
 
 def _unsafe() -> str | None:
     """Why a fork of this process would be broken, or None."""
-    threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208
+    threads = _threads()
+    if threads > 1:
+        # A library that knows of forks (OpenBLAS) ends its threads before each and starts them again where it needs
+        # them. What is left after one fork knows nothing of it.
+        if (trial := os.fork()) == 0:
+            os._exit(0)
+        os.waitpid(trial, 0)
+        threads = _threads()
     if threads > 1:
         return f"what was imported started {threads - 1} threads, which a fork does not carry over"
     for descriptor in os.listdir("/proc/self/fd"):  # noqa: PTH208
@@ -121,6 +128,10 @@ def _unsafe() -> str | None:
         if target.startswith("/dev/nvidia"):
             return "what was imported opened the CUDA driver, which no forked child can use"
     return None
+
+
+def _threads() -> int:
+    return len(os.listdir("/proc/self/task"))  # noqa: PTH208
 
 
 def _host_store(control: socket.socket, *, port: int) -> None:

@@ -90,6 +90,10 @@ class Hosts:
         for running in self.running:
             self._kill(running)
 
+    def kill_one(self, running: Running) -> None:
+        """End every process of one host, as when its machine fails."""
+        self._kill(running)
+
     def close(self) -> None:
         """Leave nothing behind."""
         for running in self.running:

@@ -44,11 +44,13 @@ class Isolation(Protocol):
     interface: str
     covers: Path | None  # what of this machine the hosts do not see
     port: Mapping[str, str]  # the setting, unless the job has its own
+    has_links: bool  # that can be cut
 
     def addresses(self, count: int) -> list[str]: ...
     def command(self, host: Host, hosts_file: Path) -> tuple[str, ...]: ...
     def environment(self, host: Host, addresses: Mapping[str, str]) -> dict[str, str]: ...
     def attach(self, host: Host, pid: int) -> None: ...
+    def link(self, host: Host, *, up: bool) -> None: ...
     def train_pid(self, pid: int) -> int | None: ...
     def close(self) -> None: ...
 
@@ -77,6 +79,7 @@ class Namespaces:
 
     interface = "lo"
     covers: Path | None = Path("/opt/ml")
+    has_links = False
 
     def __init__(self, privilege: tuple[str, ...]) -> None:
         self._privilege = privilege
@@ -94,6 +97,9 @@ class Namespaces:
     def attach(self, host: Host, pid: int) -> None:
         pass
 
+    def link(self, host: Host, *, up: bool) -> None:
+        raise IsolationUnavailable("hosts have no links of their own here; use --isolation network")
+
     def train_pid(self, pid: int) -> int | None:
         """unshare stays outside; its one child is the host's PID 1."""
         return _child(pid)
@@ -106,6 +112,7 @@ class Network(Namespaces):
     """Hosts with a network of their own: a switch in a network namespace that this object holds, and a wire to each."""
 
     interface = "eth0"
+    has_links = True
 
     def __init__(self, privilege: tuple[str, ...]) -> None:
         super().__init__(privilege)
@@ -144,9 +151,12 @@ class Network(Namespaces):
             if time.monotonic() > deadline or not Path(f"/proc/{pid}").exists():
                 return  # its exit code, or its own deadline, will say why
             time.sleep(0.002)  # between two execs and a fork there is nothing to wait on
-        near = f"v{host.address.rsplit('.', 2)[1]}.{host.address.rsplit('.', 1)[1]}"
-        self._ip("link", "add", near, "type", "veth", "peer", "name", self.interface, "netns", str(inner))
-        self._ip("link", "set", near, "master", "br0", "up")
+        self._ip("link", "add", _near(host), "type", "veth", "peer", "name", self.interface, "netns", str(inner))
+        self._ip("link", "set", _near(host), "master", "br0", "up")
+
+    def link(self, host: Host, *, up: bool) -> None:
+        """Take the host's wire out of the switch, or plug it in again."""
+        self._ip("link", "set", _near(host), *(("master", "br0") if up else ("nomaster",)))
 
     def close(self) -> None:
         assert self._switch.stdin and self._switch.stdout
@@ -165,6 +175,7 @@ class Processes:
 
     interface = "lo" if sys.platform == "linux" else "lo0"
     covers: Path | None = None
+    has_links = False
 
     def __init__(self) -> None:
         self.port: Mapping[str, str] = _port()
@@ -185,11 +196,19 @@ class Processes:
     def attach(self, host: Host, pid: int) -> None:
         pass
 
+    def link(self, host: Host, *, up: bool) -> None:
+        raise IsolationUnavailable("hosts have no links of their own here; use --isolation network")
+
     def train_pid(self, pid: int) -> int | None:
         return pid
 
     def close(self) -> None:
         pass
+
+
+def _near(host: Host) -> str:
+    """The name of the switch's end of a host's wire."""
+    return f"v{host.address.rsplit('.', 2)[1]}.{host.address.rsplit('.', 1)[1]}"
 
 
 def _inside(host: Host, hosts_file: Path, *, network: Mapping[str, str] | None) -> tuple[str, ...]:

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from trainkit.contract.paths import Paths
+from trainkit.contract.rehearsal import Fault
 from trainkit.errors import StorageError
 from trainkit.launch.output import Console
-from trainkit.local import archive, claim, isolation, layout, verdict
+from trainkit.local import archive, claim, faults, isolation, layout, request, verdict
+from trainkit.local.faults import Faults
 from trainkit.local.isolation import Host, Isolation
 from trainkit.local.request import Request
 from trainkit.local.screen import Screen
@@ -35,6 +37,7 @@ class Options:
     environ: Mapping[str, str]
     isolation: str | None = None
     stop_after: float | None = None  # seconds of training
+    faults: tuple[Fault, ...] = ()
     at_terminal: bool = False
     colour: bool = False
 
@@ -55,9 +58,11 @@ def run(job: Request, options: Options, console: Console) -> Result:
     An earlier job's results in the output directory stay until it is known that this one can start.
     """
     output = options.output.absolute()
-    chosen, why = isolation.choose(options.isolation)
+    links = any(fault.kind == "link" for fault in options.faults)
+    chosen, why = isolation.choose(options.isolation or ("network" if links else None))
     with contextlib.ExitStack() as stack:
         stack.callback(chosen.close)
+        faults.check(options.faults, chosen, hosts=len(request.hosts(job)))
         if why:
             console.say("local", why)
         stack.enter_context(_told(output))
@@ -71,7 +76,8 @@ def run(job: Request, options: Options, console: Console) -> Result:
         layout.fill(job, hosts, known, interface=chosen.interface, output=output)
         screen = Screen(console, colour=options.colour)
         status.enter("Training")
-        training = Training(console, screen, on_stop=lambda: status.enter("Stopping"))
+        planned = Faults(options.faults, chosen, say=lambda text: console.say("local", text))
+        training = Training(console, screen, planned, on_stop=lambda: status.enter("Stopping"))
         ended = _train(training, job, options, hosts, chosen)
         status.enter("Uploading")
         return _Finish(job, console, status, output).finish(ended, metrics=screen.metrics)
@@ -93,7 +99,7 @@ def _told(output: Path) -> Iterator[None]:
 def _train(training: Training, job: Request, options: Options, hosts: Sequence[Host], chosen: Isolation) -> Ended:
     output = options.output.absolute()
     addresses = {host.name: host.address for host in hosts}
-    inherited = {**chosen.port, **layout.environment(job, options.environ)}
+    inherited = {**chosen.port, **layout.environment(job, options.environ), **faults.environment(options.faults)}
     limits = {Stop.MAX_RUNTIME: float(job["StoppingCondition"]["MaxRuntimeInSeconds"])}
     if options.stop_after is not None:
         limits[Stop.ASKED] = options.stop_after

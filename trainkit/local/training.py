@@ -12,6 +12,7 @@ from pathlib import Path
 
 from trainkit.launch.loop import Loop
 from trainkit.launch.output import Console
+from trainkit.local.faults import Faults
 from trainkit.local.hosts import Hosts, Running
 from trainkit.local.isolation import Host, Isolation
 from trainkit.local.screen import Screen
@@ -50,9 +51,10 @@ class Ended:
 class Training:
     """See the hosts through. `on_stop` is called when the job, and not just a host, is told to stop."""
 
-    def __init__(self, console: Console, screen: Screen, *, on_stop: Callable[[], None]) -> None:
+    def __init__(self, console: Console, screen: Screen, faults: Faults, *, on_stop: Callable[[], None]) -> None:
         self._console = console
         self._screen = screen
+        self._faults = faults
         self._on_stop = on_stop
         self._deadlines: dict[Stop | _Step, float] = {}
         self._stop: Stop | None = None
@@ -78,11 +80,15 @@ class Training:
                     self._hosts.start(host, environ=environ, own_terminal=own_terminal)
                 now = time.monotonic()
                 self._deadlines.update({why: now + seconds for why, seconds in limits.items()})
+                self._faults.begin()
                 while self._hosts.running:
-                    loop.turn(until=min(self._deadlines.values(), default=None))
+                    loop.turn(until=min([*self._deadlines.values(), self._faults.next_look]))
                     self._pass_deadlines(self._hosts)
+                    self._faults.tick(self._hosts)
             finally:
                 self._hosts.close()
+                for fault in self._faults.left(self._hosts.all):
+                    self._screen.warn(f"--kill {fault} never happened: job.steps counts steps, and ranks from 0")
                 for host, _ in hosts:  # a supervisor that was killed could not remove its scratch
                     shutil.rmtree(host.root / "run", ignore_errors=True)
         return Ended(self._hosts.all, self._stop, self._stopped_at, self._interrupted)

@@ -30,6 +30,8 @@ class Meeting:
     port: int
     agent_store: bool
     """Whether a process of the harness hosts the store, rather than rank 0."""
+    generation: int = 0
+    """How often the ranks have been started before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ class LaunchPlan:
         shell = ("bash",) if self.script.path.suffix == ".sh" and not self.script.executable else ()
         return (*shell, path, *self.args)
 
-    def rank_environment(self, rank: int, *, run_dir: Path, generation: int = 0) -> dict[str, str]:
+    def rank_environment(self, rank: int, *, run_dir: Path) -> dict[str, str]:
         """What torchrun would give this rank, and where it leaves its record."""
         world = self.world
         return {
@@ -99,8 +101,8 @@ class LaunchPlan:
             "MASTER_ADDR": self.master,
             "MASTER_PORT": str(self.meeting.port),
             "TORCHELASTIC_RUN_ID": self.job.name,
-            "TORCHELASTIC_RESTART_COUNT": str(generation),
-            "TORCHELASTIC_MAX_RESTARTS": "0",
+            "TORCHELASTIC_RESTART_COUNT": str(self.meeting.generation),
+            "TORCHELASTIC_MAX_RESTARTS": str(self.job.settings.max_restarts),
             "TORCHELASTIC_USE_AGENT_STORE": str(self.meeting.agent_store),
             "TORCHELASTIC_ERROR_FILE": str(run_dir / f"{rank}.error.json"),
             RUN_DIR: str(run_dir),
@@ -169,8 +171,7 @@ def _engine(job: Job, script: Script, *, ranks: int, keeps_terminal: bool) -> tu
     if asked != "fork":
         return asked, "asked for", ()
     preload = job.settings.preload
-    if ranks == 1 and not preload:
-        # Besides, a lone rank keeps all of the host's threads, and numpy starts them when it is imported.
+    if ranks == 1 and not preload and not job.settings.max_restarts:
         return "spawn", "one rank on this host: importing torch once for all is importing it once", ()
     if script.uses_torch:
         named = [name for name in _PRELOAD_IF_IMPORTED if name in script.imports]

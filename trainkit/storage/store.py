@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from trainkit.contract.outcome import scrub
+from trainkit.contract.secrets import scrub
 from trainkit.errors import StorageError
 
 Data = bytes | bytearray | memoryview

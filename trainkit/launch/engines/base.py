@@ -32,6 +32,10 @@ class Setting(NamedTuple):
     loop: Loop
     say: Callable[[str], None]
 
+    def folder(self, plan: LaunchPlan) -> Path:
+        """Where the ranks of the plan's generation and their supervisor leave each other files."""
+        return self.run_dir / str(plan.meeting.generation)
+
 
 class Engine(Protocol):
     """A way to start the ranks of one host."""
@@ -40,21 +44,33 @@ class Engine(Protocol):
         """Begin what takes long, before the other hosts are known; call back once it is done."""
 
     def meeting_point(self, plan: LaunchPlan) -> tuple[int, bool]:
-        """On the first host: the port where ranks meet, and whether something other than rank 0 hosts the store."""
+        """On the first host: the port where ranks meet, and whether something other than rank 0 hosts the store.
+
+        Each call is for a new generation of ranks: it gets a new store, at a new port.
+        """
 
     def start(self, plan: LaunchPlan) -> Iterator[Started]:
-        """Start this host's ranks, one process after the other."""
+        """Start this host's ranks, one process after the other. May be called again when they have ended."""
 
     def ends(self, plan: LaunchPlan, started: Started, ended: Ended) -> list[RankEnd]:
         """What became of the ranks of a process that has ended."""
+
+    @property
+    def helpers(self) -> frozenset[int]:
+        """The processes that live beside the ranks."""
 
     def close(self) -> None:
         """End what was started beside the ranks."""
 
 
+def preferred_port(plan: LaunchPlan) -> int:
+    """Where ranks should meet: at the port the others expect, the next one after a restart; any, on one host."""
+    return plan.job.settings.port + 1 + plan.meeting.generation if len(plan.world.hosts) > 1 else 0
+
+
 def meeting_port(plan: LaunchPlan) -> int:
-    """Where ranks may meet: any port where all are on this host, else the one the others expect, if it is free."""
-    return free_port(plan.meeting.port if len(plan.world.hosts) > 1 else 0)
+    """The preferred one if it is free, else another."""
+    return free_port(preferred_port(plan))
 
 
 def free_port(preferred: int) -> int:

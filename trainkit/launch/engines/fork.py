@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from trainkit.launch.engines.base import Setting
+from trainkit.launch.engines.base import Setting, preferred_port
 from trainkit.launch.engines.spawn import Spawn
 from trainkit.launch.processes import send, spawn
 from trainkit.plan.launch import BOOTSTRAP, LaunchPlan
@@ -51,7 +51,9 @@ class Fork(Spawn):
     def meeting_point(self, plan: LaunchPlan) -> tuple[int, bool]:
         if "torch" not in plan.preload or not self._control:
             return super().meeting_point(plan)
-        port = plan.meeting.port if len(plan.world.hosts) > 1 else 0
+        self._end(self._store)  # that of the ranks before
+        self._store = 0
+        port = preferred_port(plan)
         answer = self._ask({"role": "store", "port": port, "environ": {}, "cwd": "/"}, output=None)
         if "pid" in answer:
             self._store = answer["pid"]
@@ -60,6 +62,10 @@ class Fork(Spawn):
             return super().meeting_point(plan)
         return answer["store"], True
 
+    @property
+    def helpers(self) -> frozenset[int]:
+        return frozenset({self._store, self._template} - {0})
+
     def close(self) -> None:
         """End the template and the store. The ranks go on."""
         if self._control:
@@ -67,11 +73,8 @@ class Fork(Spawn):
                 self._setting.loop.unwatch(self._control.fileno())
             self._control.close()
             self._control = None
-        for pid in filter(None, (self._store, self._template)):
-            with suppress(ChildProcessError):  # reaped already; the number may be someone else's by now
-                if os.waitpid(pid, os.WNOHANG) == (0, 0):
-                    send(pid, signal.SIGKILL)
-                    os.waitpid(pid, 0)
+        self._end(self._store)
+        self._end(self._template)
         self._store = self._template = 0
 
     def _start_rank(self, plan: LaunchPlan, rank: int, output: int | None) -> int:
@@ -79,11 +82,18 @@ class Fork(Spawn):
             "role": "rank",
             "script": str(plan.script.path),
             "args": plan.args,
-            "environ": {**plan.environment, **plan.rank_environment(rank, run_dir=self._setting.run_dir)},
+            "environ": {**plan.environment, **plan.rank_environment(rank, run_dir=self._setting.folder(plan))},
             "cwd": str(plan.script.folder),
         }
         answer = self._ask(request, output=output)
         return int(answer["pid"]) if "pid" in answer else super()._start_rank(plan, rank, output)
+
+    @staticmethod
+    def _end(pid: int) -> None:
+        with suppress(ChildProcessError):  # reaped already; the number may be someone else's by now
+            if pid and os.waitpid(pid, os.WNOHANG) == (0, 0):
+                send(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
     def _imported(self) -> None:
         assert self._control

@@ -42,15 +42,19 @@ class Spawn:
                 host=plan.host,
                 status=ended.status,
                 time=time.time(),
-                record=read_record(self._setting.run_dir / f"{rank}.error.json") if ended.status else None,
+                record=read_record(self._setting.folder(plan) / f"{rank}.error.json") if ended.status else None,
                 tail=self._setting.relay.tail(str(rank)) if self._setting.relay else (),
             )
         ]
+
+    @property
+    def helpers(self) -> frozenset[int]:
+        return frozenset()
 
     def close(self) -> None:
         pass
 
     def _start_rank(self, plan: LaunchPlan, rank: int, output: int | None) -> int:
-        rank_environment = plan.rank_environment(rank, run_dir=self._setting.run_dir)
+        rank_environment = plan.rank_environment(rank, run_dir=self._setting.folder(plan))
         environ = {**self._setting.environ, **plan.environment, **rank_environment}
         return execute(plan.command, environ, plan, output)

@@ -28,7 +28,7 @@ class Torchrun:
         return meeting_port(plan), True
 
     def start(self, plan: LaunchPlan) -> Iterator[Started]:
-        relay, run_dir = self._setting.relay, self._setting.run_dir
+        relay, run_dir = self._setting.relay, self._setting.folder(plan)
         world = plan.world
         command = (
             *(sys.executable, "-m", "torch.distributed.run"),
@@ -54,13 +54,17 @@ class Torchrun:
         report = relay.tail("torchrun") if relay else ()
         ends = []
         for rank in started.ranks:
-            record = read_record(self._setting.run_dir / f"{rank}.error.json") if ended.status else None
+            record = read_record(self._setting.folder(plan) / f"{rank}.error.json") if ended.status else None
             tail = relay.tail(str(rank)) if relay else ()
             if record:
                 ends.append(RankEnd(rank, plan.host, record.exit_code, time.time(), record, tail))
         if ended.status and not ends:
             ends.append(_from_report(report, plan, started, ended))
         return ends or [RankEnd(rank, plan.host, 0, time.time()) for rank in started.ranks]
+
+    @property
+    def helpers(self) -> frozenset[int]:
+        return frozenset()
 
     def close(self) -> None:
         pass

@@ -1,7 +1,8 @@
 """The link between the hosts' supervisors: one TCP connection from each host to the first.
 
     host → first   {"trainkit": 1, "job", "host", "procs", "now"}     I am here, with that many ranks
-    first → host   {"procs": {host: n}, "port", "agent_store"}        all are here: start
+    first → host   {"procs": {host: n}, "port", "agent_store",        all are here: start;
+                    "generation", "why"}                              or, all have ended: start again, and why
     host → first   {"failed": true}                                   one of my ranks has failed: end yours
     first → all    {"end": true}                                      a host has failed: end your ranks
     either way     {"stop": signal}                                   I was told to stop: stop too
@@ -10,7 +11,9 @@
     host → first   {"done": {"exit_code", "failure", "at"}}           my ranks have ended, so
     first → all    {"verdict": {"exit_code", "failure"} or {}}        all have, or are lost: leave, with this
     first → host   {"refused": why}
-    either way     {"beat": true}                                     I am alive
+    either way     {"beat": true or [..]}                             I am alive, and my ranks get on like this
+    first → all    {"show": true}                                     nothing goes on: show your ranks' stacks
+    host → first   {"stances": [[..], ..]}                            where my ranks stand
 
 Whoever does not come in time is named; whoever falls silent is named after SILENCE, and lost after `peer_timeout`.
 A connection that breaks is a supervisor that is gone: lost at once.
@@ -19,7 +22,7 @@ A connection that breaks is a supervisor that is gone: lost at once.
 from __future__ import annotations
 
 from trainkit.launch.peers.hub import Hub
-from trainkit.launch.peers.listening import Ears
+from trainkit.launch.peers.listening import Again, Ears
 from trainkit.launch.peers.spoke import Spoke
 
-__all__ = ["Ears", "Hub", "Spoke"]
+__all__ = ["Again", "Ears", "Hub", "Spoke"]

@@ -19,6 +19,12 @@ class HostEnd:
     exit_code: int
     failure: str | None
     at: float
+    rank: int | None = None
+    step: int | None = None
+
+    @classmethod
+    def from_outcome(cls, host: str, outcome: Outcome, *, at: float) -> HostEnd:
+        return cls(host, outcome.exit_code, outcome.failure, at, outcome.rank, outcome.step)
 
     @classmethod
     def lost(cls, host: str, why: str, *, at: float) -> HostEnd:
@@ -34,7 +40,8 @@ class HostEnd:
         """The end in a host's own words. Raises KeyError, TypeError or ValueError where they are none."""
         failure = message["failure"]
         text = None if failure is None else str(failure)[:4096]
-        return cls(host, int(message["exit_code"]) & 0xFF, text, float(message["at"]) - clock_ahead)
+        rank, step = (None if message[key] is None else int(message[key]) for key in ("rank", "step"))
+        return cls(host, int(message["exit_code"]) & 0xFF, text, float(message["at"]) - clock_ahead, rank, step)
 
 
 def decide(ends: Iterable[HostEnd]) -> Outcome | None:
@@ -46,4 +53,4 @@ def decide(ends: Iterable[HostEnd]) -> Outcome | None:
     if not causes:
         return None
     first = min(causes, key=lambda end: (is_collateral(end.failure.split("\n", 1)[0] if end.failure else ""), end.at))
-    return Outcome(first.exit_code or 1, first.failure)
+    return Outcome(first.exit_code or 1, first.failure, first.rank, first.step)

@@ -12,8 +12,9 @@ from trainkit.contract.outcome import Outcome
 from trainkit.errors import TrainkitError
 from trainkit.launch.loop import Loop
 from trainkit.launch.peers.council import HostEnd, decide
-from trainkit.launch.peers.listening import VERSION, Ears, Listening, resolve
+from trainkit.launch.peers.listening import VERSION, Again, Ears, Listening, resolve
 from trainkit.launch.peers.wire import Wire
+from trainkit.launch.watch import Report, Stance
 from trainkit.plan.launch import LaunchPlan, Meeting
 from trainkit.plan.world import World
 
@@ -53,8 +54,9 @@ class Hub(Listening):
     def welcome(self, *, port: int, agent_store: bool) -> Meeting:
         """All are here: tell everyone where ranks meet."""
         self._started = True
-        self._tell({"procs": self._procs, "port": port, "agent_store": agent_store})
-        return Meeting(World.of(self._hosts, self._procs), port, agent_store)
+        self.meeting = Meeting(World.of(self._hosts, self._procs), port, agent_store)
+        self._send_meeting(self.meeting)
+        return self.meeting
 
     def failed(self) -> None:
         """A rank of ours has failed."""
@@ -67,6 +69,14 @@ class Hub(Listening):
     def passed(self, count: int) -> None:
         """The highest boundary that a rank of ours has passed."""
         self._has_passed(self._plan.host, count)
+
+    def show(self) -> None:
+        """Nothing goes on: every host is to show its ranks' stacks."""
+        self._tell({"show": True})
+
+    def shown(self, stances: list[Stance]) -> None:
+        """Where our own ranks stand."""
+        self._ears.shown(self._plan.host, stances)
 
     def done(self, end: HostEnd) -> None:
         """Our own ranks have ended."""
@@ -108,8 +118,26 @@ class Hub(Listening):
         expected = set(self._hosts) if self._started else {self._plan.host, *self._wires}
         if self.verdict is None and expected <= set(self._ends):
             verdict = decide(self._ends.values())
+            if self._started and verdict and (again := self._ears.again(verdict)):
+                self._begin(again)
+                return
             self.verdict = verdict or Outcome(0)
             self._tell({"verdict": {"exit_code": verdict.exit_code, "failure": verdict.failure} if verdict else {}})
+
+    def _begin(self, again: Again) -> None:
+        """Another generation: all hosts start their ranks again."""
+        self._ends.clear()
+        self._passed.clear()
+        self._ending = False
+        self.meeting = again.meeting
+        self._send_meeting(again.meeting, why=again.why)
+        for host, wire in list(self._wires.items()):
+            if not wire.open:  # it broke after its host was done
+                self._gone(host, "its connection broke: its supervisor is gone")
+
+    def _send_meeting(self, meeting: Meeting, *, why: str = "") -> None:
+        where = {"port": meeting.port, "agent_store": meeting.agent_store, "generation": meeting.generation}
+        self._tell({"procs": self._procs, **where, "why": why})
 
     def _gone(self, host: str, why: str, *, silent_for: float = 0.0) -> None:
         if host in self._ends:
@@ -159,6 +187,10 @@ class Hub(Listening):
             self._end()
         elif "passed" in message:
             self._has_passed(host, int(message["passed"]))
+        elif "beat" in message and message["beat"] is not True:
+            self._ears.reported(host, Report.of(message["beat"]))
+        elif "stances" in message:
+            self._ears.shown(host, [Stance.of(stance, host=host) for stance in message["stances"]])
         elif "stop" in message:
             self._tell({"stop": message["stop"]})
             self._ears.stop(int(message["stop"]))

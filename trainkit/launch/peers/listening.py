@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from trainkit.contract.outcome import Outcome
 from trainkit.launch.peers.wire import Wire
-from trainkit.plan.launch import LaunchPlan
+from trainkit.launch.watch import Report, Stance
+from trainkit.plan.launch import LaunchPlan, Meeting
 
 VERSION = 1
 BEAT = 2.0
@@ -19,12 +20,24 @@ SILENCE = 10.0
 
 
 class Ears(NamedTuple):
-    """What a supervisor wants to hear of."""
+    """What a supervisor wants to hear of, and is asked for."""
 
     end: Callable[[], None]  # another host has failed
     stop: Callable[[int], None]  # another host was told to stop
     agreed: Callable[[int], None]  # the boundary after whose step all ranks stop
     say: Callable[[str], None]  # something for the log
+    report: Callable[[], Report]  # how this host's ranks get on?
+    reported: Callable[[str, Report], None]  # at the first host: how another's do
+    show: Callable[[], None]  # nothing goes on: show the ranks' stacks
+    shown: Callable[[str, list[Stance]], None]  # at the first host: where another's ranks stand
+    again: Callable[[Outcome], Again | None]  # at the first host: all have ended with this; start again?
+
+
+class Again(NamedTuple):
+    """Another generation of ranks, and why, for people."""
+
+    meeting: Meeting
+    why: str
 
 
 class Listening:
@@ -36,12 +49,22 @@ class Listening:
         self._timeout = plan.job.settings.peer_timeout
         self._next_beat = time.monotonic() + BEAT
         self._silent: set[str] = set()
+        self.meeting: Meeting | None = None
+        """Where ranks meet, once all hosts are here; another one when they are to start again."""
         self.verdict: Outcome | None = None
         """What the job ended with, once all is over; without a failure, Outcome(0)."""
+
+    @property
+    def complete(self) -> bool:
+        return self.meeting is not None
 
     def _wired(self) -> dict[str, Wire]:
         """Host → open wire."""
         raise NotImplementedError
+
+    def _beat(self) -> Any:
+        """What a beat says beside that we are alive."""
+        return True
 
     def _gone(self, host: str, why: str, *, silent_for: float = 0.0) -> None:
         raise NotImplementedError
@@ -57,8 +80,9 @@ class Listening:
         if now < self._next_beat:
             return
         late, self._next_beat = now - self._next_beat, now + BEAT
-        for host, wire in list(self._wired().items()):
-            wire.send({"beat": True})
+        wired, beat = self._wired(), {"beat": self._beat()}
+        for host, wire in wired.items():
+            wire.send(beat)
             silence = now - wire.heard_at
             # If we ourselves did not run for a while, what they sent is still waiting to be read.
             if late > BEAT or silence < SILENCE:

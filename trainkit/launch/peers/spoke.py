@@ -14,6 +14,7 @@ from trainkit.launch.loop import Loop
 from trainkit.launch.peers.council import HostEnd, decide
 from trainkit.launch.peers.listening import VERSION, Ears, Listening, resolve
 from trainkit.launch.peers.wire import Wire
+from trainkit.launch.watch import Stance
 from trainkit.plan.launch import LaunchPlan, Meeting
 from trainkit.plan.world import World
 
@@ -33,11 +34,6 @@ class Spoke(Listening):
         self._problem = "not tried yet"
         self._own_end: HostEnd | None = None
         self._lost: HostEnd | None = None
-        self.meeting: Meeting | None = None
-
-    @property
-    def complete(self) -> bool:
-        return self.meeting is not None
 
     @property
     def next_try(self) -> float | None:
@@ -85,6 +81,10 @@ class Spoke(Listening):
         """The highest boundary that a rank of ours has passed."""
         self._send({"passed": count})
 
+    def shown(self, stances: list[Stance]) -> None:
+        """Where our ranks stand."""
+        self._send({"stances": stances})
+
     def done(self, end: HostEnd) -> None:
         """Our ranks have ended."""
         self._own_end = end
@@ -99,6 +99,9 @@ class Spoke(Listening):
 
     def _wired(self) -> dict[str, Wire]:
         return {self._plan.world.first: self._wire} if self._wire and self._wire.open else {}
+
+    def _beat(self) -> Any:
+        return self._ears.report().message()
 
     def _send(self, message: dict[str, Any]) -> None:
         if self._wire:
@@ -147,9 +150,14 @@ class Spoke(Listening):
             self._ears.stop(int(message["stop"]))
         elif "agreed" in message:
             self._ears.agreed(int(message["agreed"]))
+        elif "show" in message:
+            self._ears.show()
         elif "procs" in message:
             world = World.of(self._plan.world.hosts, message["procs"])
-            self.meeting = Meeting(world, message["port"], message["agent_store"])
+            self._own_end = None
+            self.meeting = Meeting(world, message["port"], message["agent_store"], message["generation"])
+            if message["why"]:
+                self._ears.say(message["why"])
 
     def _give_up_try(self) -> None:
         if self._trying:
