@@ -87,18 +87,20 @@ IN_THE_SCRIPT = (
         code=1, rank=3, place="rank 3 on algo-2", plant="raise", frame=r"planted.py:\d+ in go_wrong", at_step=True,
     ),
     Fault(
-        "sigkill", "SIGKILL of rank 3", cause=r"killed by SIGKILL \(signal 9\): rank 3 on algo-2, exit code 137$",
+        "sigkill", "SIGKILL of rank 3",
+        cause=r"killed by SIGKILL \(signal 9\): rank 3 on algo-2, step 5, exit code 137$",
         names=r"SIGKILL|[Ss]ignal 9\b|-9\b", code=137, rank=3, place="rank 3 on algo-2", plant="kill",
     ),
     Fault(
-        "sigsegv", "SIGSEGV in rank 3", cause=r"killed by SIGSEGV \(signal 11\): rank 3 on algo-2, exit code 139$",
+        "sigsegv", "SIGSEGV in rank 3",
+        cause=r"killed by SIGSEGV \(signal 11\): rank 3 on algo-2, step 5, exit code 139$",
         names=r"SIGSEGV|[Ss]ignal 11\b|-11\b", code=139, rank=3, place="rank 3 on algo-2", plant="crash",
     ),
     Fault(
         "out-of-memory", "rank 3 is killed for memory, in a control group",
-        cause=r"out of memory: the kernel killed rank 3 on algo-2, exit code 137$", names=r"(?i)out.?of.?memory",
-        code=137, rank=3, place="rank 3 on algo-2", plant="memory", outfits={"algo-2": Outfit(memory=2 << 30)},
-        needs_root=True,
+        cause=r"out of memory: the kernel killed rank 3 on algo-2, step 5, exit code 137$",
+        names=r"(?i)out.?of.?memory", code=137, rank=3, place="rank 3 on algo-2", plant="memory",
+        outfits={"algo-2": Outfit(memory=2 << 30)}, needs_root=True,
     ),
     Fault(
         "import-error", "import error on rank 1",
@@ -127,18 +129,19 @@ IN_THE_SCRIPT = (
     ),
     Fault(
         "bus-error", "bus error from a small /dev/shm",
-        cause=r"killed by SIGBUS \(signal 7\): rank 3 on algo-2, exit code 135$",
+        cause=r"killed by SIGBUS \(signal 7\): rank 3 on algo-2, step 5, exit code 135$",
         names=r"SIGBUS|[Ss]ignal 7\b|-7\b", code=135, rank=3, place="rank 3 on algo-2", plant="bus",
         outfits={"algo-2": Outfit(tmpfs={"/dev/shm": "8m"})},
     ),
     Fault(
-        "all-hang", "all ranks hang", cause=r"no progress for \d+ s: ", names=SILENT, code=124, own_code=False,
-        place=r"rank", plant="hang-all", frame=r"planted.py:\d+ in stuck", settings=WATCHFUL, within=45,
+        "all-hang", "all ranks hang", names=SILENT, code=124, own_code=False,
+        cause=r"no progress for 8 s: rank \d on algo-\d, step 5, stands in planted.py:\d+ in stuck \(and 3 more\)$",
+        place=r"rank \d on algo-\d", plant="hang-all", settings=WATCHFUL, within=45,
     ),
     Fault(
-        "one-hangs", "rank 3 hangs, the others wait in a collective", cause=r"no progress for \d+ s: .*rank 3",
-        names=SILENT, code=124, own_code=False, rank=3, place="rank 3 on algo-2", plant="hang",
-        frame=r"planted.py:\d+ in stuck", settings=WATCHFUL, within=45,
+        "one-hangs", "rank 3 hangs, the others wait in a collective", names=SILENT, code=124, own_code=False,
+        cause=r"no progress for 8 s: rank 3 on algo-2, step 5, stands in planted.py:\d+ in stuck$", rank=3,
+        place="rank 3 on algo-2", plant="hang", settings=WATCHFUL, within=45,
     ),
     Fault(
         "early-end", "rank 3 ends early with 0", cause=r".*rank 3 on algo-2", names=r"[Rr]ank[ :]*3\b", code=1,

@@ -80,7 +80,7 @@ class Host:
         self.root = root
         self._network = network
         self.address = address
-        self._wire = f"v{address.rsplit('.', 2)[1]}.{address.rsplit('.', 1)[1]}"
+        self.as_given = isolation.Host(name, address, root)
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._frozen: list[int] = []
@@ -110,7 +110,7 @@ class Host:
             command, env=environ, cwd=self.root, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
         )  # fmt: skip
-        self._network.attach(isolation.Host(self.name, self.address, self.root), self._process.pid)
+        self._network.attach(self.as_given, self._process.pid)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
@@ -130,7 +130,7 @@ class Host:
 
     def cut(self) -> None:
         """Unplug the wire at the switch: nothing comes or goes, and nobody is told."""
-        self._network._ip("link", "set", self._wire, "nomaster")
+        self._network.link(self.as_given, up=False)
 
     def deafen(self) -> None:
         """What is sent to this host vanishes; what it sends arrives."""
@@ -141,9 +141,8 @@ class Host:
         self._queue("tbf", "rate", "256kbit", "burst", "4kb", "latency", "200ms")
 
     def _queue(self, *discipline: str) -> None:
-        subprocess.run(
-            [*self._network._enter, "tc", "qdisc", "replace", "dev", self._wire, "root", *discipline], check=True
-        )
+        near = isolation._near(self.as_given)
+        subprocess.run([*self._network._enter, "tc", "qdisc", "replace", "dev", near, "root", *discipline], check=True)
 
     def freeze(self) -> None:
         """Stop every process: its connections stay open, and nobody answers."""
@@ -169,12 +168,15 @@ class Host:
         return self._reader is None or not self._reader.is_alive()
 
     def close(self) -> None:
-        if self._process and self._reader:
-            if self.ended_at is None:
-                self.kill()
-            if self._process.poll() is None:
-                self._process.kill()
+        if not self._process:
+            return
+        if self._process.poll() is None:
+            self.kill()
+            self._process.kill()
+        if self._reader:
             self._reader.join()
+        else:  # it could not be attached
+            self._process.communicate()
 
     def _first_process(self) -> int | None:
         return self._network.train_pid(self._process.pid) if self._process else None
@@ -312,9 +314,12 @@ class Cluster:
             "network": {"interface": Network.interface, "address": host.address}, "tmpfs": dict(outfit.tmpfs),
             "environ": environ,
         }  # fmt: skip
-        plain = self._network.command(isolation.Host(name, host.address, host.root), Path(spec["hosts_file"]))
-        around = plain[: plain.index(sys.executable)]  # how the hosts of `trainkit local` are made, and nothing else
-        command = [*around, sys.executable, str(HERE / "host.py"), json.dumps(spec), *argv]
+        plain = self._network.command(host.as_given, Path(spec["hosts_file"]))
+        made = plain.index("unshare")  # before it the way to the switch, behind it how a host is made, then its `train`
+        enter, unshare = plain[:made], plain[made : plain.index(sys.executable)]
+        # Whoever kills us takes the hosts along: else they would only end with `with`.
+        mortal = ("setpriv", "--pdeathsig", "KILL")
+        command = [*enter, *mortal, *unshare, sys.executable, str(HERE / "host.py"), json.dumps(spec), *argv]
         if outfit.memory is None:
             return command
         group = self._memory_group(name)
