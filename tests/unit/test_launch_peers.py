@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,14 +24,18 @@ from trainkit.contract.settings import Settings
 from trainkit.errors import PeerLost, TrainkitError
 from trainkit.launch.engines.base import free_port
 from trainkit.launch.loop import Loop
-from trainkit.launch.peers import Ears, Hub, Spoke, listening
+from trainkit.launch.peers import Ears, Hub, Spoke, door, listening, resolving
+from trainkit.launch.peers import spoke as spokes_module
 from trainkit.launch.peers.council import HostEnd
+from trainkit.launch.peers.seal import key_for
+from trainkit.launch.watch import Report
 from trainkit.plan import launch
 from trainkit.plan.launch import LaunchPlan
 from trainkit.plan.machine import Machine
 from trainkit.plan.script import Script
 
 HOSTS = ("algo-1", "algo-2", "algo-3")
+KEY = key_for({}, job="job", hosts=HOSTS)
 
 
 @pytest.fixture
@@ -35,7 +43,9 @@ def port() -> int:
     return free_port(0)
 
 
-def plan(here: str, port: int, *, procs: int = 1, name: str = "job", timeout: float = 30) -> LaunchPlan:
+def plan(
+    here: str, port: int, *, procs: int = 1, name: str = "job", timeout: float = 30, first: str = "127.0.0.1"
+) -> LaunchPlan:
     job = Job(
         name=name,
         paths=Paths(),
@@ -44,7 +54,7 @@ def plan(here: str, port: int, *, procs: int = 1, name: str = "job", timeout: fl
         hyperparameters=Hyperparameters({}),
         settings=Settings(port=port, procs=procs, engine="spawn", peer_timeout=timeout),
         checkpoints=Path("/tmp"),
-        addresses=dict.fromkeys(HOSTS, "127.0.0.1"),
+        addresses=dict.fromkeys(HOSTS, "127.0.0.1") | {"algo-1": first},
     )
     machine = Machine(cpus=1, gpus=0, interfaces=("lo",), efa=0)
     return launch.make(job, machine=machine, script=Script(Path("/x.py"), Path("/")), environ={})
@@ -64,11 +74,15 @@ class Heard:
 
     @property
     def ears(self) -> Ears:
-        return Ears(end=self._end, stop=self.stops.append, agreed=self.agreed.append, say=self.said.append)
+        return Ears(
+            end=self._end, stop=self.stops.append, agreed=self.agreed.append, say=self.said.append,
+            report=Report, reported=lambda host, report: None, show=lambda: None,
+            shown=lambda host, stances: None, again=lambda outcome: None,
+        )  # fmt: skip
 
 
 def hub_at(loop: Loop, port: int, *, heard: Heard | None = None, timeout: float = 30) -> Hub:
-    return Hub(loop, plan("algo-1", port, timeout=timeout), (heard or Heard()).ears)
+    return Hub(loop, plan("algo-1", port, timeout=timeout), (heard or Heard()).ears, key=KEY)
 
 
 def spoke_at(
@@ -80,8 +94,11 @@ def spoke_at(
     name: str = "job",
     heard: Heard | None = None,
     timeout: float = 30,
+    key: bytes | None = None,
+    first: str = "127.0.0.1",
 ) -> Spoke:
-    return Spoke(loop, plan(host, port, procs=procs, name=name, timeout=timeout), (heard or Heard()).ears)
+    facts = plan(host, port, procs=procs, name=name, timeout=timeout, first=first)
+    return Spoke(loop, facts, (heard or Heard()).ears, key=key or KEY)
 
 
 def end(host: str, code: int = 0, failure: str | None = None, *, at: float = 0.0) -> HostEnd:
@@ -308,8 +325,8 @@ def test_garbage_is_cut_off_and_the_hosts_still_meet(loop: Loop, port: int, sent
                 stranger.sendall(sent)
                 stranger.shutdown(socket.SHUT_WR)
                 stranger.recv(100)
-            except ConnectionError:
-                pass
+            except OSError:
+                pass  # cut off while it spoke
 
     thread = threading.Thread(target=talk)
     thread.start()
@@ -334,7 +351,7 @@ def test_a_taken_port_is_said_to_be_taken(loop: Loop, port: int) -> None:
 def test_messages_are_json_lines(loop: Loop, port: int) -> None:
     hub = hub_at(loop, port)
     with socket.create_connection(("127.0.0.1", port)) as raw:
-        raw.sendall(json.dumps({"trainkit": 2, "job": "job", "host": "algo-2", "procs": 1}).encode() + b"\n")
+        raw.sendall(json.dumps({"trainkit": 1, "job": "job", "host": "algo-2", "procs": 1}).encode() + b"\n")
         raw.setblocking(False)
         answer = b""
 
@@ -347,5 +364,355 @@ def test_messages_are_json_lines(loop: Loop, port: int) -> None:
             return answer.endswith(b"\n")
 
         turn(loop, answered)
-    assert "speaks version 1" in json.loads(answer)["refused"]
+    assert "speaks version 2" in json.loads(answer)["refused"]
     hub.close()
+
+
+class Middle:
+    """Someone on the way between a host and the first: keeps what the host said, and may change it."""
+
+    def __init__(self, loop: Loop, port: int) -> None:
+        self._loop = loop
+        self._first = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self.port = self._listener.getsockname()[1]
+        self.said = b""
+        self.change: Callable[[bytes], bytes] = bytes
+        loop.watch(self._listener.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        host, first = self._listener.accept()[0], socket.create_connection(("127.0.0.1", self._first))
+        self._open += [host, first]
+        self._loop.watch(host.fileno(), lambda: self._pass(host, first, keep=True))
+        self._loop.watch(first.fileno(), lambda: self._pass(first, host, keep=False))
+
+    def _pass(self, source: socket.socket, target: socket.socket, *, keep: bool) -> None:
+        data = source.recv(65536)
+        if data and keep:
+            self.said += data
+            data = self.change(data)
+        if data:
+            target.sendall(data)
+            return
+        for one in (source, target):
+            if one in self._open:
+                self._open.remove(one)
+                self._loop.unwatch(one.fileno())
+                one.close()
+
+    def close(self) -> None:
+        for one in (self._listener, *self._open):
+            self._loop.unwatch(one.fileno())
+            one.close()
+
+
+class Stranger:
+    """A raw connection to the first host."""
+
+    def __init__(self, port: int, sent: bytes = b"") -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.sendall(sent)
+        self.socket.setblocking(False)
+        self.heard = b""
+
+    @property
+    def cut(self) -> bool:
+        try:
+            while data := self.socket.recv(4096):
+                self.heard += data
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            pass
+        return True
+
+
+def hello(host: str = "algo-2", **changed: object) -> bytes:
+    return json.dumps({"trainkit": 2, "job": "job", "host": host, "nonce": "00", **changed}).encode() + b"\n"
+
+
+def test_a_host_with_another_key_is_refused_and_told_what_to_do(loop: Loop, port: int) -> None:
+    heard, key = Heard(), key_for({"TRAINKIT_CLUSTER_KEY": "correct horse battery"}, job="job", hosts=HOSTS)
+    hub, other = hub_at(loop, port, heard=heard), spoke_at(loop, port, "algo-2", key=key)
+    wanted = r"^algo-1 refused algo-2: the key of algo-2 .*TRAINKIT_CLUSTER_KEY.*; set it alike on all hosts$"
+    with pytest.raises(PeerLost, match=wanted):
+        turn(loop, lambda: other.complete, other)
+    assert [said for said in heard.said if "TRAINKIT_CLUSTER_KEY" in said] == heard.said != []
+    ours = [spoke_at(loop, port, host) for host in HOSTS[1:]]
+    turn(loop, lambda: hub.complete, *ours)
+    for one in (hub, other, *ours):
+        one.close()
+
+
+def test_whoever_answers_in_the_first_hosts_place_is_not_believed(loop: Loop, port: int) -> None:
+    start = {"procs": dict.fromkeys(HOSTS, 1), "port": 1, "agent_store": True}
+    for answer in (
+        {"nonce": "00"},  # and then a seal that does not fit
+        {"nonce": "00", **start},
+        start,
+    ):
+        server = socket.create_server(("127.0.0.1", port))
+        spoke = spoke_at(loop, port, "algo-2")
+        turn(loop, lambda spoke=spoke: "does not answer" in spoke.missing(), spoke)
+        connection, _ = server.accept()
+        with server, connection:
+            connection.sendall(json.dumps(answer).encode() + b"\n")
+            connection.sendall(b"0" * 32 + b" " + json.dumps(start).encode() + b"\n")
+            turn(loop, lambda spoke=spoke: not spoke.connected and spoke.next_try is not None)
+        assert not spoke.complete
+        assert "nonce" not in answer or "TRAINKIT_CLUSTER_KEY alike" in spoke.missing()
+        spoke.close()
+
+
+def test_a_handshake_that_was_recorded_opens_nothing_later(loop: Loop, port: int) -> None:
+    hub, middle = hub_at(loop, port), Middle(loop, port)
+    spoke = spoke_at(loop, middle.port, "algo-2")
+    turn(loop, lambda: spoke.connected, spoke)
+    spoke.close()
+    turn(loop, lambda: "algo-2" in hub.missing())
+    assert b"procs" in middle.said
+    replay = Stranger(port, middle.said)
+    turn(loop, lambda: replay.cut)
+    assert b"TRAINKIT_CLUSTER_KEY" in replay.heard
+    assert "algo-2, algo-3 did not come" in hub.missing()
+    replay.socket.close()
+    for one in (hub, middle):
+        one.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.replace(b"7", b"8"),
+        lambda data: data + data,
+        lambda data: b'{"failed": true}\n',
+        lambda data: b"\n",
+    ],
+    ids=["changed", "said twice", "put in", "empty"],
+)
+def test_a_message_that_was_tampered_with_costs_its_host_the_link_and_nobody_else(
+    loop: Loop, port: int, change: Callable[[bytes], bytes]
+) -> None:
+    heard = [Heard(), Heard()]
+    hub, middle = hub_at(loop, port, heard=heard[0]), Middle(loop, port)
+    two, three = spoke_at(loop, middle.port, "algo-2"), spoke_at(loop, port, "algo-3", heard=heard[1])
+    turn(loop, lambda: hub.complete, two, three)
+    hub.welcome(port=4242, agent_store=True)
+    turn(loop, lambda: two.complete and three.complete)
+    middle.change = change
+    two.passed(7)
+    turn(loop, lambda: bool(heard[0].said and heard[1].ends))
+    assert heard[0].said == [
+        "lost algo-2: a message came in its name that it did not send so: the link was tampered with"
+    ]
+    three.done(end("algo-3"))
+    hub.done(end("algo-1"))
+    turn(loop, lambda: bool(three.verdict))
+    assert three.verdict is not None
+    assert three.verdict.exit_code == 75
+    for one in (hub, two, three, middle):
+        one.close()
+
+
+@pytest.mark.parametrize(
+    "said", [{"passed": "x"}, {"passed": None}, {"stop": float("inf")}, {"beat": [0]}, {"stances": [1]}, {"done": {}}]
+)
+def test_a_host_that_talks_nonsense_is_lost(loop: Loop, port: int, said: dict[str, object]) -> None:
+    heard = Heard()
+    hub, two, three = met(loop, port, heard)
+    two._send(said)
+    turn(loop, lambda: bool(heard.ends))
+    assert heard.said == ["lost algo-2: it said something that makes no sense"]
+    for one in (hub, two, three):
+        one.close()
+
+
+def test_strangers_have_their_time_and_no_more(loop: Loop, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "STRANGER", 0.5)
+    hub = hub_at(loop, port)
+    silent, half_open, dribbling = Stranger(port), Stranger(port, hello()), Stranger(port, b"{")
+
+    def all_cut() -> bool:
+        try:
+            dribbling.socket.send(b" ")
+        except OSError:
+            pass
+        return all(one.cut for one in (silent, half_open, dribbling))
+
+    turn(loop, all_cut, hub)
+    assert json.loads(half_open.heard).keys() == {"nonce"}
+    spokes = [spoke_at(loop, port, host) for host in HOSTS[1:]]  # the half-open one held nobody's place
+    turn(loop, lambda: hub.complete, hub, *spokes)
+    for stranger in (silent, half_open, dribbling):
+        stranger.socket.close()
+    for one in (hub, *spokes):
+        one.close()
+
+
+def test_a_crowd_of_strangers_makes_room_for_the_hosts(loop: Loop, port: int) -> None:
+    hub = hub_at(loop, port)
+    crowd = []
+    for number in range(100):  # in steps, since the kernel's queue is short
+        crowd.append(Stranger(port, hello(HOSTS[1 + number % 2])))
+        loop.turn(until=time.monotonic())
+    spokes = [spoke_at(loop, port, host) for host in HOSTS[1:]]
+    turn(loop, lambda: hub.complete, *spokes)
+    turn(loop, lambda: sum(one.cut for one in crowd) >= 100 - 70)
+    assert not crowd[-1].cut
+    for stranger in crowd:
+        stranger.socket.close()
+    for one in (hub, *spokes):
+        one.close()
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        (hello("algo-1"), "algo-1 expects no 'algo-1' now, or has met it already"),
+        (hello("algo-9"), "algo-1 expects no 'algo-9' now, or has met it already"),
+        (hello(host=["algo-2"]), "algo-1 expects no ['algo-2'] now, or has met it already"),
+        (hello(nonce=None), "that is no greeting"),
+        (hello(procs="x" * 4096), None),
+        (b"x" * 4097, None),
+        (b'{"beat": true}\n', None),
+        (b'{"failed": true}\n' + hello(), None),
+        (hello(job="other", nonce=None), "algo-1 runs job 'job': two jobs share the port; set TRAINKIT_PORT"),
+    ],
+)
+def test_a_stranger_is_refused_in_words_it_can_read_or_cut_off_without(
+    loop: Loop, port: int, sent: bytes, why: str | None
+) -> None:
+    hub, stranger = hub_at(loop, port), Stranger(port, sent)
+    turn(loop, lambda: stranger.cut)
+    assert stranger.heard == (json.dumps({"refused": why}).encode() + b"\n" if why else b"")
+    stranger.socket.close()
+    hub.close()
+
+
+def test_a_host_that_is_here_already_is_not_met_twice(loop: Loop, port: int) -> None:
+    hub, two = hub_at(loop, port), spoke_at(loop, port, "algo-2")
+    turn(loop, lambda: two.connected, two)
+    again = spoke_at(loop, port, "algo-2")
+    with pytest.raises(PeerLost, match=r"algo-1 expects no 'algo-2' now, or has met it already"):
+        turn(loop, lambda: again.complete, again)
+    assert two.connected
+    for one in (hub, two, again):
+        one.close()
+
+
+def test_a_listener_that_never_answers_is_given_up_and_tried_again(
+    loop: Loop, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spokes_module, "PATIENCE", 0.3)
+    spoke = spoke_at(loop, port, "algo-2")
+    with taken(port):
+        turn(loop, lambda: "what listens there does not answer as a first host does" in spoke.missing(), spoke)
+        turn(loop, lambda: spoke.next_try is not None, spoke)
+    hub = hub_at(loop, port)
+    turn(loop, lambda: spoke.connected, spoke)
+    spoke.close()
+    hub.close()
+
+
+def test_what_is_said_during_the_greetings_is_heard_after_them(loop: Loop, port: int) -> None:
+    heard = Heard()
+    hub, two = hub_at(loop, port, heard=heard), spoke_at(loop, port, "algo-2")
+    turn(loop, lambda: "does not answer" in two.missing(), two)
+    assert not two.connected
+    two.done(end("algo-2", 66, "there is no script"))
+    turn(loop, lambda: bool(heard.ends))
+    hub.close()
+    two.close()
+
+
+def test_a_host_that_has_ended_does_not_wait_for_a_first_host_that_is_gone(loop: Loop, port: int) -> None:
+    hub, two = hub_at(loop, port), spoke_at(loop, port, "algo-2")
+    turn(loop, lambda: two.connected, two)
+    two.done(end("algo-2", 66, "there is no script"))
+    hub.close()
+    turn(loop, lambda: two.verdict is not None)
+    assert two.verdict is not None
+    assert (two.verdict.exit_code, two.verdict.cause) == (66, "there is no script")
+    two.close()
+
+
+def test_names_are_looked_up_in_a_child(loop: Loop, port: int) -> None:
+    hub = hub_at(loop, port)
+    spokes = [spoke_at(loop, port, host, first="localhost") for host in HOSTS[1:]]
+    turn(loop, lambda: hub.complete, *spokes)
+    for one in (hub, *spokes):
+        one.close()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+@pytest.mark.parametrize("name", ["algo-1.invalid", "x" * 64])
+def test_a_name_that_nobody_knows_is_the_reason(loop: Loop, port: int, name: str) -> None:
+    spoke = spoke_at(loop, port, "algo-2", first=name)
+    turn(loop, lambda: "the name does not resolve (" in spoke.missing(), spoke)
+    assert "the look-up was killed" not in spoke.missing()
+    spoke.close()
+
+
+def test_a_look_up_that_hangs_holds_up_nothing_and_is_left_behind_by_nobody(
+    loop: Loop, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A name server that does not answer; the child is real.
+    monkeypatch.setattr(resolving, "resolve", lambda host: signal.pause())
+    spoke = spoke_at(loop, port, "algo-2", first="algo-1")
+    before = time.monotonic()
+    spoke.attempt()
+    loop.turn(until=time.monotonic())
+    assert time.monotonic() - before < 5
+    assert "its name is still being looked up" in spoke.missing()
+    assert spoke.next_try is None
+    spoke.close()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+OUT_OF_DESCRIPTORS = """
+import os, resource, sys, time
+sys.path.insert(0, sys.argv[1])
+from unit.test_launch_peers import Heard, Loop, hub_at, spoke_at, turn
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+with Loop(on_signal=lambda number: None) as loop:
+    heard, port = Heard(), int(sys.argv[2])
+    hub, spokes = hub_at(loop, port, heard=heard), [spoke_at(loop, port, host) for host in ("algo-2", "algo-3")]
+    for spoke in spokes:
+        spoke.attempt()
+    taken = []
+    try:
+        while True:
+            taken.append(os.dup(0))
+    except OSError:
+        pass
+    turns, used = 0, time.process_time()
+    until = time.monotonic() + 2.5
+    while (now := time.monotonic()) < until:
+        hub.tick()
+        loop.turn(until=min(until, hub.next_tick))
+        turns += 1
+    print(turns, time.process_time() - used, heard.said, flush=True)
+    for descriptor in taken:
+        os.close(descriptor)
+    turn(loop, lambda: hub.complete, hub, *spokes)
+    print("met")
+"""
+
+
+def test_a_first_host_that_is_out_of_descriptors_waits_and_does_not_spin(port: int) -> None:
+    tests = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", OUT_OF_DESCRIPTORS, str(tests), str(port)],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    seen, met_at_last = done.stdout.splitlines()
+    turns, used = seen.split()[:2]
+    assert int(turns) < 20
+    assert float(used) < 0.5
+    assert seen.count("cannot take a connection: Too many open files") == 1
+    assert met_at_last == "met"

@@ -18,6 +18,8 @@ from trainkit.contract.paths import BASE_DIR
 CHANNEL_URL = "TRAINKIT_CHANNEL_"
 RUN_DIR = "TRAINKIT_RUN_DIR"
 """Tells a rank where its error record goes and its stop board lies, and under torchrun where its output goes."""
+CLUSTER_KEY = "TRAINKIT_CLUSTER_KEY"
+"""What the hosts of a job know, and nobody else: the supervisors keep it to themselves."""
 LONGEST = 131_072
 """Bytes of `NAME=value` with its final NUL: Linux starts no program with a longer one."""
 _INFO = 20  # logging.INFO, without the milliseconds of its import

@@ -45,7 +45,7 @@ def read(folder: Path, rank: int, *, home: Path) -> Stack:
         text = _file(folder, rank).read_text(encoding="utf-8", errors="replace").partition("\n")[2]
     except OSError:
         text = ""
-    if not _FRAME.search(text):
+    if not _FRAME.search(_THREAD.split(text)[-1]):
         state = _STATES.get(_state(pid), "in code that shows no Python stack") if pid else "a process that is no Python"
         return Stack(state, False, "")
     return parse(text, home=home)

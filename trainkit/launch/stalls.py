@@ -23,7 +23,7 @@ _OTHERS = 6.0  # seconds that the other hosts get to say where their ranks stand
 class Stalls:
     """One host's part in it, and on the first host the judgement. `act` is called to end the ranks."""
 
-    def __init__(self, plan: LaunchPlan, *, say: Callable[[str], None], act: Callable[[], None]) -> None:
+    def __init__(self, plan: LaunchPlan, *, say: Callable[[str], None], act: Callable[[Outcome], None]) -> None:
         self._host = plan.host
         self._hosts = plan.world.hosts
         self._leads = plan.leads
@@ -48,9 +48,12 @@ class Stalls:
         """The monotonic time at which `tick` wants to be called."""
         return min(filter(None, (self._next_look, self._show_at, self._judge_at)))
 
-    def tick(self, ranks: Generation, *, link: Hub | Spoke | None) -> None:
+    def tick(self, ranks: Generation | None, *, link: Hub | Spoke | None) -> None:
         """Time has passed."""
         now = time.monotonic()
+        if ranks is None:
+            self._next_look = now + self._pause
+            return
         if self._show_at and now >= self._show_at:
             self._show_at = None
             self._show(ranks, link)
@@ -107,6 +110,6 @@ class Stalls:
         outcome = blame(everyone, idle=self._timeout)
         if self._acts:
             self.verdict = outcome
-            self._act()
+            self._act(outcome)
         else:
             self._say(outcome.failure or "")

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from trainkit.contract.environ import RUN_DIR
+from trainkit.contract.environ import CLUSTER_KEY, RUN_DIR
 from trainkit.contract.job import Job
 from trainkit.contract.outcome import LIMIT, Outcome
 from trainkit.errors import PeerLost, TrainkitError
@@ -29,6 +29,7 @@ from trainkit.launch.loop import Loop
 from trainkit.launch.output import Console
 from trainkit.launch.peers import Again, Ears, Hub, Spoke
 from trainkit.launch.peers.council import HostEnd
+from trainkit.launch.peers.seal import key_for
 from trainkit.launch.processes import FORWARDED, become_reaper, kill_descendants, reap
 from trainkit.launch.relay import Relay
 from trainkit.launch.restarts import RESTART_GRACE, Restarts
@@ -68,6 +69,8 @@ class _Supervisor:
     ) -> None:
         self._plan = plan
         self._machine = machine
+        self._key = key_for(environ, job=plan.job.name, hosts=plan.world.hosts) if len(plan.world.hosts) > 1 else b""
+        environ = {name: value for name, value in environ.items() if name != CLUSTER_KEY}
         self._environ = environ
         self._console = console
         self._run_dir = run_dir
@@ -139,8 +142,9 @@ class _Supervisor:
         while link.verdict is None and not self._impatient:
             if link.meeting and link.meeting.generation > generation:
                 return link.meeting
-            self._loop.turn(until=link.next_tick)
+            self._loop.turn(until=min(link.next_tick, self._stalls.next_look))
             link.tick()
+            self._stalls.tick(self._ranks, link=link)
         if link.verdict is None or not link.verdict.failure:
             return own
         if link.verdict.failure != own.failure and link.verdict.exit_code != PeerLost.exit_code:  # that was said
@@ -194,7 +198,7 @@ class _Supervisor:
             end=self._end_ranks, stop=self._told_to_stop, agreed=self._agreed, say=self._say, again=self._again,
             report=self._report, reported=self._stalls.reported, show=self._show, shown=self._stalls.shown,
         )  # fmt: skip
-        return (Hub if self._plan.leads else Spoke)(self._loop, self._plan, ears)
+        return (Hub if self._plan.leads else Spoke)(self._loop, self._plan, ears, key=self._key)
 
     def _meet(self) -> Meeting | None:
         """Wait until every host is here and this one's engine is ready. None if told to stop or end before."""
@@ -238,7 +242,7 @@ class _Supervisor:
             moments = [patience, self._link.next_tick if self._link else None]
             self._loop.turn(until=min(filter(None, moments), default=None))
             self._carry_out(self._course.tick(now=time.monotonic()))
-            if self._ranks and self._course.deadline is None:  # else they are ending
+            if self._course.deadline is None:  # else they are ending
                 self._stalls.tick(self._ranks, link=self._link)
             if self._link:
                 self._link.tick()
@@ -313,11 +317,11 @@ class _Supervisor:
         """Another host has failed, or this one cannot go on: what runs here waits for ranks that will not come."""
         self._carry_out(self._course.told_to_end(now=time.monotonic(), at=time.time()))
 
-    def _end_stalled(self) -> None:
+    def _end_stalled(self, verdict: Outcome) -> None:
         """The ranks of all hosts stand still, and are to be ended."""
         self._end_ranks()
-        if self._link:
-            self._link.failed()
+        if isinstance(self._link, Hub):
+            self._link.blame(HostEnd.from_outcome(self._plan.host, verdict, at=time.time()))
 
     def _report(self) -> Report:
         return self._ranks.report() if self._ranks else Report()

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from trainkit.contract.environ import CLUSTER_KEY
 from trainkit.contract.paths import Paths
 from trainkit.contract.settings import TABLE
 from trainkit.errors import UsageError
@@ -101,7 +102,7 @@ _OTHER_RANKS = frozenset(
         *("TRAINING_JOB_NAME", "TRAINING_JOB_ARN"),
     }
 )
-_PASSED_ON = ("TRAINKIT_CHANNEL_", "TRAINKIT_S3_")
+_PASSED_ON = ("TRAINKIT_CHANNEL_", "TRAINKIT_S3_", CLUSTER_KEY)
 _SETTINGS = frozenset(row.variable for row in TABLE if row.name not in ("script", "source"))  # those are the request's
 
 

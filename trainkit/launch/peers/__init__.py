@@ -1,6 +1,8 @@
 """The link between the hosts' supervisors: one TCP connection from each host to the first.
 
-    host → first   {"trainkit": 1, "job", "host", "procs", "now"}     I am here, with that many ranks
+    host → first   {"trainkit": 2, "job", "host", "nonce"}            this is who I am: is it you I look for?
+    first → host   {"nonce"}                                          it is: from here on all is sealed (seal.py)
+    host → first   {"procs", "now"}                                   I am here, with that many ranks
     first → host   {"procs": {host: n}, "port", "agent_store",        all are here: start;
                     "generation", "why"}                              or, all have ended: start again, and why
     host → first   {"failed": true}                                   one of my ranks has failed: end yours
@@ -10,7 +12,7 @@
     first → all    {"agreed": n}                                      the highest of all: stop after that step
     host → first   {"done": {"exit_code", "failure", "at"}}           my ranks have ended, so
     first → all    {"verdict": {"exit_code", "failure"} or {}}        all have, or are lost: leave, with this
-    first → host   {"refused": why}
+    first → host   {"refused": why}                                   before anything is sealed: go away
     either way     {"beat": true or [..]}                             I am alive, and my ranks get on like this
     first → all    {"show": true}                                     nothing goes on: show your ranks' stacks
     host → first   {"stances": [[..], ..]}                            where my ranks stand

@@ -6,27 +6,32 @@ import fcntl
 import socket
 import struct
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from trainkit.contract.outcome import Outcome
 from trainkit.errors import TrainkitError
 from trainkit.launch.loop import Loop
 from trainkit.launch.peers.council import HostEnd, decide
-from trainkit.launch.peers.listening import VERSION, Again, Ears, Listening, resolve
-from trainkit.launch.peers.wire import Wire
+from trainkit.launch.peers.door import Door, Guest
+from trainkit.launch.peers.listening import Again, Ears, Listening
+from trainkit.launch.peers.resolving import resolve
+from trainkit.launch.peers.wire import NONSENSE, Wire
 from trainkit.launch.watch import Report, Stance
 from trainkit.plan.launch import LaunchPlan, Meeting
 from trainkit.plan.world import World
 
 _SIOCGIFADDR = 0x8915  # Linux's request for an interface's address; elsewhere it fails, which is an answer too
 
+_SENSELESS = (LookupError, AttributeError, TypeError, ValueError, OverflowError)
+
 
 class Hub(Listening):
     """Waits for all the others, then tells all of them the same."""
 
-    def __init__(self, loop: Loop, plan: LaunchPlan, ears: Ears) -> None:
+    def __init__(self, loop: Loop, plan: LaunchPlan, ears: Ears, *, key: bytes) -> None:
         super().__init__(plan, ears)
-        self._loop = loop
         self._hosts = plan.world.hosts
         self._waiting_for = set(self._hosts) - {plan.host}
         self._procs = {plan.host: len(plan.ranks)}
@@ -36,8 +41,9 @@ class Hub(Listening):
         self._passed: dict[str, int] = {}
         self._started = False
         self._ending = False
-        self._listener = self._listen(plan)
-        loop.watch(self._listener.fileno(), self._accept)
+        self._door = Door(
+            loop, _listen(plan), plan, key=key, expects=self._waiting_for.__contains__, admit=self._admit, say=ears.say
+        )  # fmt: skip
 
     @property
     def complete(self) -> bool:
@@ -47,9 +53,17 @@ class Hub(Listening):
         """Who has not come, for people."""
         return (
             f"{', '.join(sorted(self._waiting_for))} did not come; {self._plan.host} waited for "
-            f"{len(self._hosts) - 1} hosts at port {self._listener.getsockname()[1]}; look at the missing hosts' own "
+            f"{len(self._hosts) - 1} hosts at port {self._door.port}; look at the missing hosts' own "
             f"logs, and whether the security group lets hosts of this job talk to each other"
         )
+
+    @property
+    def next_tick(self) -> float:
+        return min(super().next_tick, self._door.next_tick)
+
+    def tick(self) -> None:
+        self._door.tick()
+        super().tick()
 
     def welcome(self, *, port: int, agent_store: bool) -> Meeting:
         """All are here: tell everyone where ranks meet."""
@@ -78,6 +92,12 @@ class Hub(Listening):
         """Where our own ranks stand."""
         self._ears.shown(self._plan.host, stances)
 
+    def blame(self, end: HostEnd) -> None:
+        """All ranks are to end for this reason. What we said about our own, if they have ended already, is void."""
+        if end.host in self._ends:
+            self._ends[end.host] = end
+        self._end()
+
     def done(self, end: HostEnd) -> None:
         """Our own ranks have ended."""
         self._ended(end)
@@ -85,8 +105,7 @@ class Hub(Listening):
     def close(self) -> None:
         for wire in self._wires.values():
             wire.close()
-        self._loop.unwatch(self._listener.fileno())
-        self._listener.close()
+        self._door.close()
 
     def _wired(self) -> dict[str, Wire]:
         return {host: wire for host, wire in self._wires.items() if wire.open}
@@ -149,76 +168,64 @@ class Hub(Listening):
         self._ears.say(f"lost {host}: {why}")
         self._ended(HostEnd.lost(host, why, at=time.time() - silent_for))
 
-    def _listen(self, plan: LaunchPlan) -> socket.socket:
-        address = (_own_address(plan), plan.link_port)
-        listener = socket.socket(socket.AF_INET)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    def _admit(self, guest: Guest) -> None:
+        host, wire = guest.host, guest.wire
+        self._waiting_for.discard(host)
+        self._procs[host] = guest.procs
+        self._clocks[host] = guest.clock_ahead
+        self._wires[host] = wire
+        wire.hand_over(lambda message: self._told(host, wire, message), lambda why: self._closed(host, wire, why))
+
+    def _closed(self, host: str, wire: Wire, why: str) -> None:
+        if self._wires.get(host) is wire:
+            self._gone(host, why)
+
+    def _told(self, host: str, wire: Wire, message: dict[str, Any]) -> None:
         try:
-            listener.bind(address)
-        except OSError as error:
-            listener.close()
-            raise TrainkitError(
-                f"{plan.host} cannot listen at {address[0] or 'any address'}:{plan.link_port} for the other hosts: "
-                f"{error.strerror}. Set TRAINKIT_PORT to a free port, on all hosts alike"
-            ) from None
-        listener.listen(min(len(self._hosts) * 2, 4096))
-        listener.setblocking(False)
-        return listener
-
-    def _accept(self) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except OSError:
-            return
-        wire = Wire(self._loop, connection, lambda m: self._heard(wire, m), lambda: self._closed(wire))
-
-    def _closed(self, wire: Wire) -> None:
-        for host in [host for host, known in self._wires.items() if known is wire]:
-            self._gone(host, "its connection broke: its supervisor is gone")
-
-    def _heard(self, wire: Wire, message: dict[str, Any]) -> None:
-        if "trainkit" in message:
-            self._hello(wire, message)
-            return
-        host = next((host for host, known in self._wires.items() if known is wire), None)
-        if host is None:
-            wire.close()  # it did not say who it is
-        elif "failed" in message:
-            self._end()
-        elif "passed" in message:
-            self._has_passed(host, int(message["passed"]))
-        elif "beat" in message and message["beat"] is not True:
-            self._ears.reported(host, Report.of(message["beat"]))
-        elif "stances" in message:
-            self._ears.shown(host, [Stance.of(stance, host=host) for stance in message["stances"]])
-        elif "stop" in message:
-            self._tell({"stop": message["stop"]})
-            self._ears.stop(int(message["stop"]))
-        elif "done" in message:
-            try:
-                self._ended(HostEnd.of(message["done"], host=host, clock_ahead=self._clocks[host]))
-            except (KeyError, TypeError, ValueError):
-                self._gone(host, "it said something that makes no sense")
-
-    def _hello(self, wire: Wire, message: dict[str, Any]) -> None:
-        host, procs = message.get("host"), message.get("procs")
-        if message["trainkit"] != VERSION:
-            why = f"{self._plan.host} speaks version {VERSION} of trainkit's link: run the same image on all hosts"
-        elif message.get("job") != self._plan.job.name:
-            why = f"{self._plan.host} runs job {self._plan.job.name!r}: two jobs share the port; set TRAINKIT_PORT"
-        elif not isinstance(host, str) or host not in self._waiting_for:
-            why = f"{self._plan.host} expects no {host!r} now, or has met it already"
-        elif not isinstance(procs, int) or not 1 <= procs <= 1024:
-            why = f"{procs!r} is no number of ranks"
+            act = self._understood(host, message)
+        except _SENSELESS:
+            wire.close()
+            self._closed(host, wire, NONSENSE)
         else:
-            self._waiting_for.discard(host)
-            self._procs[host] = procs
-            self._wires[host] = wire
-            now = message.get("now")
-            self._clocks[host] = now - time.time() if isinstance(now, int | float) else 0.0
-            return
-        wire.send({"refused": why})
-        wire.close()
+            act()
+
+    def _understood(self, host: str, message: dict[str, Any]) -> Callable[[], None]:
+        """What to do now. Raises one of _SENSELESS where the message makes no sense."""
+        if "failed" in message:
+            return self._end
+        if "passed" in message:
+            return partial(self._has_passed, host, int(message["passed"]))
+        if "beat" in message and message["beat"] is not True:
+            return partial(self._ears.reported, host, Report.of(message["beat"]))
+        if "stances" in message:
+            return partial(self._ears.shown, host, [Stance.of(stance, host=host) for stance in message["stances"]])
+        if "stop" in message:
+            return partial(self._stopped, int(message["stop"]))
+        if "done" in message:
+            return partial(self._ended, HostEnd.of(message["done"], host=host, clock_ahead=self._clocks[host]))
+        return lambda: None
+
+    def _stopped(self, number: int) -> None:
+        """A host was told to stop."""
+        self._tell({"stop": number})
+        self._ears.stop(number)
+
+
+def _listen(plan: LaunchPlan) -> socket.socket:
+    address = (_own_address(plan), plan.link_port)
+    listener = socket.socket(socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise TrainkitError(
+            f"{plan.host} cannot listen at {address[0] or 'any address'}:{plan.link_port} for the other hosts: "
+            f"{error.strerror}. Set TRAINKIT_PORT to a free port, on all hosts alike"
+        ) from None
+    listener.listen(min(len(plan.world.hosts) * 2, 4096))
+    listener.setblocking(False)
+    return listener
 
 
 def _own_address(plan: LaunchPlan) -> str:
@@ -234,6 +241,6 @@ def _own_address(plan: LaunchPlan) -> str:
         try:
             answer = fcntl.ioctl(any_socket, _SIOCGIFADDR, struct.pack("256s", name))
             address = socket.inet_ntoa(answer[20:24])
-            return str(resolve(plan.host, 0)[0][4][0]) if address.startswith("127.") else address
+            return resolve(plan.host) if address.startswith("127.") else address
         except OSError:
             return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from trainkit.launch.peers.wire import Wire
 from trainkit.launch.watch import Report, Stance
 from trainkit.plan.launch import LaunchPlan, Meeting
 
-VERSION = 1
+VERSION = 2
 BEAT = 2.0
 """Seconds between two beats."""
 SILENCE = 10.0
@@ -98,6 +97,6 @@ class Listening:
                 self._gone(host, f"nothing was heard from it for {silence:.0f} s", silent_for=silence)
 
 
-def resolve(host: str, port: int) -> list[tuple[Any, ...]]:
-    """The IPv4 addresses of a host, as getaddrinfo gives them. Raises OSError where it has none."""
-    return list(socket.getaddrinfo(host, port, family=socket.AF_INET, type=socket.SOCK_STREAM))
+def facts(plan: LaunchPlan, host: str, hosts_nonce: str, firsts_nonce: str) -> tuple[str, ...]:
+    """What a connection's seals depend on beside the key: all that the greetings said."""
+    return (str(VERSION), plan.job.name, host, hosts_nonce, firsts_nonce)

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import socket
 import time
 from contextlib import suppress
 from typing import Any
 
+from trainkit.contract.environ import CLUSTER_KEY
 from trainkit.contract.outcome import Outcome
 from trainkit.errors import PeerLost
 from trainkit.launch.loop import Loop
 from trainkit.launch.peers.council import HostEnd, decide
-from trainkit.launch.peers.listening import VERSION, Ears, Listening, resolve
-from trainkit.launch.peers.wire import Wire
+from trainkit.launch.peers.listening import VERSION, Ears, Listening, facts
+from trainkit.launch.peers.resolving import Resolving, is_address
+from trainkit.launch.peers.seal import Seal, nonce
+from trainkit.launch.peers.wire import FORGED, Wire
 from trainkit.launch.watch import Stance
 from trainkit.plan.launch import LaunchPlan, Meeting
 from trainkit.plan.world import World
 
 _RETRY = (0.02, 1.0)  # seconds between two attempts to reach the first host: the first pause, and the longest
+PATIENCE = 10.0
+"""Seconds in which the first host has to take a connection and greet, before another is tried."""
 
 
 class Spoke(Listening):
     """Finds the first host, says who it is, and goes by what that one tells."""
 
-    def __init__(self, loop: Loop, plan: LaunchPlan, ears: Ears) -> None:
+    def __init__(self, loop: Loop, plan: LaunchPlan, ears: Ears, *, key: bytes) -> None:
         super().__init__(plan, ears)
         self._loop = loop
+        self._key = key
+        self._nonce = ""
         self._pause = _RETRY[0]
         self._next_try = 0.0
+        self._resolving: Resolving | None = None
         self._trying: socket.socket | None = None
+        self._give_up_at = math.inf
         self._wire: Wire | None = None
         self._problem = "not tried yet"
         self._own_end: HostEnd | None = None
@@ -38,12 +49,23 @@ class Spoke(Listening):
     @property
     def next_try(self) -> float | None:
         """The monotonic time at which `attempt` wants to be called, if it does."""
-        return None if self.connected or self._trying or self.meeting else self._next_try
+        busy = self._resolving or self._trying or (self._wire and self._wire.open)
+        return None if busy or self.meeting else self._next_try
 
     @property
     def connected(self) -> bool:
         """Whether the first host has been reached: it is the one that knows who is missing."""
-        return self._wire is not None and self._wire.open
+        return self._wire is not None and self._wire.open and self._wire.proven
+
+    @property
+    def next_tick(self) -> float:
+        return min(super().next_tick, self._give_up_at)
+
+    def tick(self) -> None:
+        if time.monotonic() >= self._give_up_at:
+            self._give_up_try()
+            self._decide_alone()
+        super().tick()
 
     def missing(self) -> str:
         """Why there was no meeting, for people."""
@@ -58,15 +80,37 @@ class Spoke(Listening):
             return
         self._next_try = time.monotonic() + self._pause
         self._pause = min(self._pause * 2, _RETRY[1])
+        master = self._plan.master
         try:
-            family, kind, protocol, _, address = resolve(self._plan.master, self._plan.link_port)[0]
-            connection = socket.socket(family, kind, protocol)
+            if is_address(master):
+                self._connect(master)
+            else:
+                self._problem = "its name is still being looked up"
+                self._resolving = Resolving(self._loop, master, self._resolved)
         except OSError as error:
-            self._problem = f"the name does not resolve ({error.strerror})"
+            self._problem = f"this host cannot even try ({error.strerror})"
+
+    def _resolved(self, address: str | None, problem: str) -> None:
+        self._resolving = None
+        if address is None:
+            self._problem = f"the name does not resolve ({problem})"
             return
+        try:
+            self._connect(address)
+        except OSError as error:
+            self._problem = f"this host cannot even try ({error.strerror})"
+
+    def _connect(self, address: str) -> None:
+        """Begin to. Raises OSError where that fails at once."""
+        connection = socket.socket(socket.AF_INET)
         connection.setblocking(False)
-        connection.connect_ex(address)
+        error = connection.connect_ex((address, self._plan.link_port))
+        if error not in (0, errno.EINPROGRESS):
+            connection.close()
+            raise OSError(error, os.strerror(error))
+        self._problem = "nothing answers"
         self._trying = connection
+        self._give_up_at = time.monotonic() + PATIENCE
         self._loop.watch(connection.fileno(), self._connected, writing=True)
 
     def failed(self) -> None:
@@ -92,13 +136,15 @@ class Spoke(Listening):
         self._decide_alone()
 
     def close(self) -> None:
-        if self._trying:
-            self._give_up_try()
+        self._give_up_try()
+        if self._resolving:
+            self._resolving.close()
+            self._resolving = None
         if self._wire:
             self._wire.close()
 
     def _wired(self) -> dict[str, Wire]:
-        return {self._plan.world.first: self._wire} if self._wire and self._wire.open else {}
+        return {self._plan.world.first: self._wire} if self._wire and self.connected else {}
 
     def _beat(self) -> Any:
         return self._ears.report().message()
@@ -108,11 +154,12 @@ class Spoke(Listening):
             self._wire.send(message)
 
     def _gone(self, host: str, why: str, *, silent_for: float = 0.0) -> None:
-        if self.verdict or not self.meeting:
+        if self.verdict:
             return
-        self._ears.say(f"lost {host}: {why}")
-        self._lost = HostEnd.lost(host, why, at=time.time() - silent_for)
-        self._ears.end()
+        if self.meeting:  # else it is tried again
+            self._ears.say(f"lost {host}: {why}")
+            self._lost = HostEnd.lost(host, why, at=time.time() - silent_for)
+            self._ears.end()
         self._decide_alone()
 
     def _decide_alone(self) -> None:
@@ -131,16 +178,35 @@ class Spoke(Listening):
         connection, self._trying = self._trying, None
         self._loop.unwatch(connection.fileno())
         self._wire = Wire(self._loop, connection, self._heard, self._closed)
+        self._problem = "what listens there does not answer as a first host does"
+        self._nonce = nonce()
         plan = self._plan
-        hello = {"trainkit": VERSION, "job": plan.job.name, "host": plan.host, "procs": len(plan.ranks)}
-        self._wire.send({**hello, "now": time.time()})
+        self._wire.greet({"trainkit": VERSION, "job": plan.job.name, "host": plan.host, "nonce": self._nonce})
 
-    def _closed(self) -> None:
-        self._gone(self._plan.world.first, "its connection broke: its supervisor is gone")
+    def _closed(self, why: str) -> None:
+        self._give_up_at = math.inf
+        if why == FORGED and not self.meeting:
+            self._problem = f"what listens there has another key: set {CLUSTER_KEY} alike on all hosts"
+        self._gone(self._plan.world.first, why)
+
+    def _greeted(self, message: dict[str, Any]) -> None:
+        """The first host has not shown yet who it is: it may greet and refuse, and that is all we hear."""
+        assert self._wire
+        if "refused" in message:
+            why = "".join(letter if letter.isprintable() else " " for letter in str(message["refused"]))
+            self._wire.close()
+            raise PeerLost(f"{self._plan.world.first} refused {self._plan.host}: {why}")
+        theirs = message.get("nonce")
+        if isinstance(theirs, str) and self._nonce:
+            seal = Seal(self._key, *facts(self._plan, self._plan.host, self._nonce, theirs), first=False)
+            self._nonce = ""
+            self._wire.seal_with(seal, {"procs": len(self._plan.ranks), "now": time.time()})
 
     def _heard(self, message: dict[str, Any]) -> None:
-        if "refused" in message:
-            raise PeerLost(f"{self._plan.world.first} refused {self._plan.host}: {message['refused']}")
+        if not self.connected:
+            self._greeted(message)
+            return
+        self._give_up_at = math.inf
         if "verdict" in message:
             told = message["verdict"]
             self.verdict = Outcome(told["exit_code"], told["failure"]) if told else Outcome(0)
@@ -165,3 +231,6 @@ class Spoke(Listening):
             with suppress(OSError):
                 self._trying.close()
             self._trying = None
+        if self._wire and not self._wire.proven:
+            self._wire.close()
+        self._give_up_at = math.inf

@@ -1,4 +1,4 @@
-"""One connection between two supervisors: JSON messages, one a line, and a beat when there is nothing else to say."""
+"""One connection between two supervisors: JSON messages, one a line, each behind its seal but for the greetings."""
 
 from __future__ import annotations
 
@@ -9,26 +9,31 @@ from collections.abc import Callable
 from typing import Any
 
 from trainkit.launch.loop import Loop
+from trainkit.launch.peers.seal import BrokenSeal, Seal
 
-_LONGEST = 1 << 20  # bytes of a message; a stranger that sends more is cut off
+_LONGEST = 1 << 20  # bytes of a message
+_LONGEST_OF_A_STRANGER = 4096
+_GONE = "its connection broke: its supervisor is gone"
+NONSENSE = "it said something that makes no sense"
+FORGED = "a message came in its name that it did not send so: the link was tampered with"
+
+OnMessage = Callable[[dict[str, Any]], None]
+OnClose = Callable[[str], None]
 
 
 class Wire:
-    """Messages out, messages in. `on_message` gets what comes; `on_close` is called when the other end is gone."""
+    """Messages out, messages in. `on_message` gets what comes; `on_close` is told why there will be no more."""
 
-    def __init__(
-        self,
-        loop: Loop,
-        connection: socket.socket,
-        on_message: Callable[[dict[str, Any]], None],
-        on_close: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, loop: Loop, connection: socket.socket, on_message: OnMessage, on_close: OnClose) -> None:
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._loop = loop
         self._connection: socket.socket | None = connection
         self._on_message = on_message
         self._on_close = on_close
+        self._seal: Seal | None = None
+        self._refusal: str | None = None
+        self._held: list[dict[str, Any]] = []
         self._buffer = b""
         self.heard_at = time.monotonic()
         loop.watch(connection.fileno(), self._read)
@@ -37,13 +42,42 @@ class Wire:
     def open(self) -> bool:
         return self._connection is not None
 
+    @property
+    def proven(self) -> bool:
+        """Whether the other end has shown that it knows the key. What came before could be anyone's word."""
+        return self._seal is not None and self._seal.proven
+
+    def hand_over(self, on_message: OnMessage, on_close: OnClose) -> None:
+        """From now on, others are told."""
+        self._on_message, self._on_close = on_message, on_close
+
+    def greet(self, message: dict[str, Any]) -> None:
+        """Say something without a seal."""
+        self._put(json.dumps(message).encode())
+
+    def seal_with(self, seal: Seal, first: dict[str, Any] | None = None, *, refusal: str | None = None) -> None:
+        """The greetings are over: seal what is said, beginning with `first`.
+
+        Whoever then cannot seal is cut off, and told `refusal`.
+        """
+        self._seal, self._refusal = seal, refusal
+        if first:
+            self._put(seal.seal(json.dumps(first).encode()))
+
     def send(self, message: dict[str, Any]) -> None:
-        """A message is far smaller than a socket's buffer: a peer that reads nothing cannot hold us up, it is cut."""
-        if self._connection:
-            try:
-                self._connection.sendall(json.dumps(message).encode() + b"\n")
-            except OSError:
-                self._lose()
+        """Say something, or keep it until the other end has shown who it is.
+
+        A message is far smaller than a socket's buffer: a peer that reads nothing cannot hold us up, it is cut.
+        """
+        if self._seal and self._seal.proven:
+            self._put(self._seal.seal(json.dumps(message).encode()))
+        else:
+            self._held.append(message)
+
+    def refuse(self, why: str) -> None:
+        """Leave, and say why."""
+        self.greet({"refused": why})
+        self.close()
 
     def close(self) -> None:
         """Leave, without a call back."""
@@ -52,10 +86,17 @@ class Wire:
             self._connection.close()
             self._connection = None
 
-    def _lose(self) -> None:
+    def _put(self, line: bytes) -> None:
+        if self._connection:
+            try:
+                self._connection.sendall(line + b"\n")
+            except OSError:
+                self._lose(_GONE)
+
+    def _lose(self, why: str) -> None:
         if self._connection:
             self.close()
-            self._on_close()
+            self._on_close(why)
 
     def _read(self) -> None:
         assert self._connection
@@ -65,17 +106,45 @@ class Wire:
             return
         except OSError:
             data = b""
-        self.heard_at = time.monotonic()
-        self._buffer += data
-        *lines, self._buffer = self._buffer.split(b"\n")
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
         for line in lines:
-            try:
-                message = json.loads(line)
-            except (ValueError, RecursionError):
-                message = None
-            if not isinstance(message, dict):
-                self._lose()  # not one of us
+            self._take(line)
+            if not self._connection:
                 return
-            self._on_message(message)
-        if not data or len(self._buffer) > _LONGEST:
-            self._lose()
+        if not data:
+            self._lose(_GONE)
+        elif len(self._buffer) > self._longest:
+            self._lose(NONSENSE)
+
+    @property
+    def _longest(self) -> int:
+        return _LONGEST if self.proven else _LONGEST_OF_A_STRANGER
+
+    def _take(self, line: bytes) -> None:
+        """One line. A message is whole before it counts as a word: bytes could be anyone's."""
+        known = self.proven
+        try:
+            if len(line) > self._longest:
+                raise ValueError
+            # Before it has shown who it is, the other end may still refuse us in plain words.
+            message = json.loads(line if self._seal is None or _plain(line, known) else self._seal.open(line))
+            if not isinstance(message, dict):
+                raise ValueError
+        except BrokenSeal:
+            if self._refusal and not known:
+                self.greet({"refused": self._refusal})
+            self._lose(FORGED)
+            return
+        except (ValueError, RecursionError):
+            self._lose(NONSENSE)
+            return
+        self.heard_at = time.monotonic()
+        if self.proven and not known:
+            held, self._held = self._held, []
+            for waiting in held:
+                self.send(waiting)
+        self._on_message(message)
+
+
+def _plain(line: bytes, known: bool) -> bool:
+    return not known and line.startswith(b"{")
