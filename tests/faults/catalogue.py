@@ -74,7 +74,7 @@ class Fault:
 
 THE_OTHER_IS_LOST = {"algo-1": r"lost algo-2: ", "algo-2": r"lost algo-1: "}
 THE_OTHER = {"algo-1": r"algo-2|10\.77\.0\.2", "algo-2": r"algo-1|10\.77\.0\.1"}
-LISTS_DIFFER = r".*algo-3"
+LISTS_DIFFER = {"algo-1": r".*algo-2.*list of hosts", "algo-2": r"algo-1 refused algo-2: .*list of hosts"}
 SILENT = r"(?i)no progress|stall|hang|hung|timed out"
 QUICK_TO_LOSE = {"peer_timeout": "12"}
 """Seconds; a silence is reported after 10."""
@@ -180,12 +180,12 @@ AROUND_IT = (
     ),
     Fault(
         "third-host-listed", "only the second host's resourceconfig.json lists a third host", cause=LISTS_DIFFER,
-        names=r"algo-3", code=78, own_code=False, outfits={"algo-2": Outfit(lists=(*HOSTS, "algo-3"))},
+        names=r"algo-3|list of hosts", code=75, own_code=False, outfits={"algo-2": Outfit(lists=(*HOSTS, "algo-3"))},
         settings=IMPATIENT, within=45,
     ),
     Fault(
         "third-host-at-the-first", "only the first host's resourceconfig.json lists a third host", cause=LISTS_DIFFER,
-        names=r"algo-3", code=78, own_code=False, outfits={"algo-1": Outfit(lists=(*HOSTS, "algo-3"))},
+        names=r"algo-3|list of hosts", code=75, own_code=False, outfits={"algo-1": Outfit(lists=(*HOSTS, "algo-3"))},
         settings=IMPATIENT, within=45,
     ),
     Fault(
