@@ -125,8 +125,9 @@ class Host:
     def kill(self) -> None:
         """As when an instance is taken away: all processes end at once."""
         self.killed = True
-        if pid := self._first_process():
-            os.kill(pid, signal.SIGKILL)
+        pid = self._first_process()
+        assert pid
+        os.kill(pid, signal.SIGKILL)
 
     def cut(self) -> None:
         """Unplug the wire at the switch: nothing comes or goes, and nobody is told."""
@@ -171,8 +172,11 @@ class Host:
         if not self._process:
             return
         if self._process.poll() is None:
-            self.kill()
-            self._process.kill()
+            # What is outside the host ends when all inside have ended; killed at once, it would not wait for them.
+            if pid := self._first_process():
+                os.kill(pid, signal.SIGKILL)
+            else:
+                self._process.kill()
         if self._reader:
             self._reader.join()
         else:  # it could not be attached
