@@ -428,8 +428,12 @@ class Stranger:
         return True
 
 
+OTHER_LIST = "its list of hosts is not that of algo-1 (algo-1, algo-2, algo-3): compare resourceconfig.json on both"
+
+
 def hello(host: str = "algo-2", **changed: object) -> bytes:
-    return json.dumps({"trainkit": 2, "job": "job", "host": host, "nonce": "00", **changed}).encode() + b"\n"
+    facts = {"trainkit": 2, "job": "job", "host": host, "hosts": listening.listing(plan("algo-1", 1)), "nonce": "00"}
+    return json.dumps({**facts, **changed}).encode() + b"\n"
 
 
 def test_a_host_with_another_key_is_refused_and_told_what_to_do(loop: Loop, port: int) -> None:
@@ -573,6 +577,7 @@ def test_a_crowd_of_strangers_makes_room_for_the_hosts(loop: Loop, port: int) ->
         (hello("algo-9"), "algo-1 expects no 'algo-9' now, or has met it already"),
         (hello(host=["algo-2"]), "algo-1 expects no ['algo-2'] now, or has met it already"),
         (hello(nonce=None), "that is no greeting"),
+        (hello(hosts="9 hosts, 00000000"), OTHER_LIST),
         (hello(procs="x" * 4096), None),
         (b"x" * 4097, None),
         (b'{"beat": true}\n', None),

@@ -218,9 +218,10 @@ class Context:
     def should_stop(self) -> bool:
         """Whether the job was asked to stop (SIGTERM at any host), and this is the step at which all ranks do.
 
-        Under the harness all ranks answer yes at the same step. Each call counts as a boundary between two steps, so
-        every rank must ask, once a step: job.steps does. Until one of them is first called, SIGTERM does what it
-        always does: a script that never asks is simply ended by it. Without the harness each rank answers for itself.
+        All ranks answer yes at the same step: under the harness, and without it where there is a process group with a
+        TCPStore, as torchrun's; else each rank answers for itself. Each call counts as a boundary between two steps,
+        so every rank must ask, once a step: job.steps does. Until one of them is first called, SIGTERM does what it
+        always does: a script that never asks is simply ended by it. It may wait, for seconds, until the ranks agree.
         """
         return self._stop.at_boundary()
 

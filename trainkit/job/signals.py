@@ -1,4 +1,4 @@
-"""A stop as a request: the training loop ends at a step boundary, under the harness at the same one on all ranks."""
+"""A stop as a request: the training loop ends at a step boundary, at the same one on all ranks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 from types import FrameType
 
 from trainkit.contract.board import NO_STEP, Board, Row
+from trainkit.job.agreement import Agreement
 
 _PATIENCE = 20.0
 """Seconds that a rank waits at a boundary for the hosts to agree; the agreement itself takes a message each way."""
@@ -19,6 +20,7 @@ class Stop:
     def __init__(self, board: Board | None = None, *, local_rank: int = 0) -> None:
         self.signal: signal.Signals | None = None
         self._board = board
+        self._agreement = Agreement()
         self._local_rank = local_rank
         self._passed = 0
         self._row = Row()
@@ -29,10 +31,10 @@ class Stop:
     def at_boundary(self, *, step: int | None = None, waited: float = 0.0) -> bool:
         """Whether to stop here. Each call is a boundary between two steps, and all ranks must count the same ones.
 
-        Under the harness all ranks answer yes at the same one, the first that none of them had passed when the stop
-        came; see contract.board. Without it, and for a signal sent to this rank alone, each answers for itself.
-        `step` begins here, and `waited` seconds of all steps so far went by until there was an item: whoever watches
-        the ranks wants to know.
+        All ranks answer yes at the same one, the first that none of them had passed when the stop came: under the
+        harness see contract.board, without it job.agreement. Without a process group each answers for itself, and so
+        it does under the harness for a signal sent to this rank alone. `step` begins here, and `waited` seconds of all
+        steps so far went by until there was an item: whoever watches the ranks wants to know.
         """
         self.listen()
         if not self._over and os.getpid() == self._pid:
@@ -42,7 +44,11 @@ class Stop:
                 self._row = Row(self._passed, NO_STEP if step is None else step, int(waited * 1e9), looping=1)
                 self._board.tell(self._local_rank, self._row)
                 beyond = self._board.beyond(self._passed, patience=_PATIENCE)
+            else:
+                beyond = self._agreement.beyond(self._passed, wanted=self.signal is not None)
             self._over = self.signal is not None if beyond is None else beyond
+            if self._over and self.signal is None:
+                self.signal = signal.SIGTERM  # another rank got it
         return self._over
 
     def leave(self, *, complete: bool) -> None:

@@ -80,6 +80,7 @@ class Generation:
     def ask_for_stacks(self) -> None:
         for rank in self._running_rows():
             stacks.ask(self._folder, rank)
+            stacks.ask_recorder(self._folder, rank, into=self._plan.traces)
 
     def stances(self) -> list[tuple[Stance, str]]:
         """Where each running rank stands, and its stacks, some time after it was asked."""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from trainkit.contract.environ import CLUSTER_KEY, RUN_DIR
 from trainkit.contract.job import Job
-from trainkit.contract.outcome import LIMIT, Outcome
+from trainkit.contract.outcome import LIMIT, Outcome, left_early
 from trainkit.errors import PeerLost, TrainkitError
 from trainkit.launch.course import SIBLING_GRACE, Course, Signal
 from trainkit.launch.engines import Engine, Setting, engine_for
@@ -137,7 +137,8 @@ class _Supervisor:
         if link is None:
             again = self._again(own)
             return again.meeting if again else own
-        link.done(HostEnd.from_outcome(self._plan.host, own, at=self._course.failed_at(time.time())))
+        at, early = self._course.failed_at(time.time()), left_early(self._course.ends)
+        link.done(HostEnd.from_outcome(self._plan.host, own, at=at, early=early))
         generation = self._plan.meeting.generation
         while link.verdict is None and not self._impatient:
             if link.meeting and link.meeting.generation > generation:

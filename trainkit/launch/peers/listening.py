@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -95,6 +97,12 @@ class Listening:
             if self._timeout and silence > self._timeout:
                 wire.close()
                 self._gone(host, f"nothing was heard from it for {silence:.0f} s", silent_for=silence)
+
+
+def listing(plan: LaunchPlan) -> str:
+    """The list of hosts, for a comparison by whoever has one of his own."""
+    hosts = plan.world.hosts
+    return f"{len(hosts)} hosts, {zlib.crc32(json.dumps(hosts).encode()):08x}"
 
 
 def facts(plan: LaunchPlan, host: str, hosts_nonce: str, firsts_nonce: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from trainkit.contract.outcome import Outcome
 from trainkit.errors import PeerLost
 from trainkit.launch.loop import Loop
 from trainkit.launch.peers.council import HostEnd, decide
-from trainkit.launch.peers.listening import VERSION, Ears, Listening, facts
+from trainkit.launch.peers.listening import VERSION, Ears, Listening, facts, listing
 from trainkit.launch.peers.resolving import Resolving, is_address
 from trainkit.launch.peers.seal import Seal, nonce
 from trainkit.launch.peers.wire import FORGED, Wire
@@ -166,7 +166,7 @@ class Spoke(Listening):
         """Without the first host, our own end and its loss are all that there is to judge by."""
         cut_off = self._wire is None or not self._wire.open
         if cut_off and self._own_end and self.verdict is None:
-            self.verdict = decide(filter(None, (self._own_end, self._lost))) or Outcome(0)
+            self.verdict = decide([end for end in (self._own_end, self._lost) if end]) or Outcome(0)
 
     def _connected(self) -> None:
         assert self._trying
@@ -181,7 +181,9 @@ class Spoke(Listening):
         self._problem = "what listens there does not answer as a first host does"
         self._nonce = nonce()
         plan = self._plan
-        self._wire.greet({"trainkit": VERSION, "job": plan.job.name, "host": plan.host, "nonce": self._nonce})
+        self._wire.greet(
+            {"trainkit": VERSION, "job": plan.job.name, "host": plan.host, "hosts": listing(plan), "nonce": self._nonce}
+        )
 
     def _closed(self, why: str) -> None:
         self._give_up_at = math.inf
