@@ -74,7 +74,10 @@ class Fault:
 
 THE_OTHER_IS_LOST = {"algo-1": r"lost algo-2: ", "algo-2": r"lost algo-1: "}
 THE_OTHER = {"algo-1": r"algo-2|10\.77\.0\.2", "algo-2": r"algo-1|10\.77\.0\.1"}
-LISTS_DIFFER = {"algo-1": r".*algo-2.*list of hosts", "algo-2": r"algo-1 refused algo-2: .*list of hosts"}
+LISTS_DIFFER = {
+    "algo-1": r".*algo-2 came with another list of hosts: ",
+    "algo-2": r"algo-1 refused algo-2: its list of hosts is not that of algo-1 ",
+}
 SILENT = r"(?i)no progress|stall|hang|hung|timed out"
 QUICK_TO_LOSE = {"peer_timeout": "12"}
 """Seconds; a silence is reported after 10."""
@@ -144,7 +147,8 @@ IN_THE_SCRIPT = (
         place="rank 3 on algo-2", plant="hang", settings=WATCHFUL, within=45,
     ),
     Fault(
-        "early-end", "rank 3 ends early with 0", cause=r".*rank 3 on algo-2", names=r"[Rr]ank[ :]*3\b", code=1,
+        "early-end", "rank 3 ends early with 0",
+        cause=r"rank 3 on algo-2 ended with exit code 0 in step 5, while others still trained$", names=r"[Rr]ank[ :]*3\b", code=1,
         own_code=False, rank=3, place="rank 3 on algo-2", plant="early",
     ),
 )  # fmt: skip

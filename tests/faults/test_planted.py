@@ -17,8 +17,6 @@ from faults.cluster import can_limit_memory, trainkit
 from trainkit.errors import IsolationUnavailable
 
 QUICK = ("exception", "sigkill", "import-error", "exit-3", "full-disk", "bus-error", "host-killed")
-NOT_YET = ("early-end", "third-host-listed", "third-host-at-the-first")
-"""What `train` ends in time, but with another cause or code than it should."""
 ALL = os.environ.get("TRAINKIT_TEST_FAULTS") == "all"
 
 pytestmark = pytest.mark.torch
@@ -41,7 +39,7 @@ def place_of(fault: Fault) -> str:
     return f"{fault.place}{step}{frame}, exit code {fault.code}$"
 
 
-@pytest.mark.parametrize("name", [name for name in FAULTS if name not in NOT_YET] if ALL else QUICK)
+@pytest.mark.parametrize("name", FAULTS if ALL else QUICK)
 def test_every_host_knows_the_cause_and_ends_with_its_code(tmp_path: Path, name: str) -> None:
     fault = FAULTS[name]
     result = planted(fault, tmp_path)
