@@ -148,8 +148,8 @@ IN_THE_SCRIPT = (
     ),
     Fault(
         "early-end", "rank 3 ends early with 0",
-        cause=r"rank 3 on algo-2 ended with exit code 0 in step 5, while others still trained$", names=r"[Rr]ank[ :]*3\b", code=1,
-        own_code=False, rank=3, place="rank 3 on algo-2", plant="early",
+        cause=r"rank 3 on algo-2 ended with exit code 0 in step 5, while others still trained$",
+        names=r"[Rr]ank[ :]*3\b", code=1, own_code=False, rank=3, place="rank 3 on algo-2", plant="early",
     ),
 )  # fmt: skip
 AROUND_IT = (
