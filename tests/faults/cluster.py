@@ -142,8 +142,8 @@ class Host:
         self._queue("tbf", "rate", "256kbit", "burst", "4kb", "latency", "200ms")
 
     def _queue(self, *discipline: str) -> None:
-        near = isolation._near(self.as_given)
-        subprocess.run([*self._network._enter, "tc", "qdisc", "replace", "dev", near, "root", *discipline], check=True)
+        near = isolation.near(self.as_given)
+        subprocess.run([*self._network.enter, "tc", "qdisc", "replace", "dev", near, "root", *discipline], check=True)
 
     def freeze(self) -> None:
         """Stop every process: its connections stay open, and nobody answers."""

@@ -22,19 +22,14 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     spec, argv = json.loads(sys.argv[1]), sys.argv[2:]
     socket.sethostname(spec["host"])
-    inside._mount("none", "/", flags=inside._MS_REC | inside._MS_PRIVATE)
-    inside._lay_opt_ml(Path(spec["root"]))
-    inside._mount(spec["hosts_file"], "/etc/hosts", flags=inside._MS_BIND)
+    inside.mount("none", "/", flags=inside.MS_REC | inside.MS_PRIVATE)
+    inside.lay_opt_ml(Path(spec["root"]))
+    inside.mount(spec["hosts_file"], "/etc/hosts", flags=inside.MS_BIND)
     for folder, size in spec["tmpfs"].items():
-        mount_small(folder, size)
-    inside._bring_up(spec["network"])
+        inside.mount("tmpfs", folder, kind="tmpfs", options=f"size={size}")
+    inside.bring_up(spec["network"])
     os.chdir("/opt/ml/code")
     os.execvpe(argv[0], argv, spec["environ"])
-
-
-def mount_small(folder: str, size: str) -> None:
-    if inside._libc.mount(b"tmpfs", folder.encode(), b"tmpfs", 0, f"size={size}".encode()):
-        raise OSError(f"cannot mount {size} of memory at {folder}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from trainkit.contract.outcome import Outcome, RankEnd, judge
 
-SIBLING_GRACE = 10.0
+SIBLING_GRACE = 5.0
 """Seconds that the ranks beside a failed one get to end: they wait in a collective for one that will not come."""
 
 

@@ -54,10 +54,10 @@ class Hub(Listening):
         came = ""
         if others := sorted(self._waiting_for & self._door.others_list):
             came = f"; {', '.join(others)} came with another list of hosts: compare resourceconfig.json on all"
+        missing = ", ".join(sorted(self._waiting_for))
         return (
-            f"{', '.join(sorted(self._waiting_for))} did not come{came}; {self._plan.host} waited for "
-            f"{len(self._hosts) - 1} hosts at port {self._door.port}; look at the missing hosts' own "
-            f"logs, and whether the security group lets hosts of this job talk to each other"
+            f"{missing} did not come{came}; {self._plan.host} waited at port {self._door.port}. Look at the missing "
+            f"hosts' own logs, and whether the security group lets hosts of this job talk to each other"
         )
 
     @property
