@@ -346,3 +346,29 @@ time.sleep(600 if generation < 20 else 0.05)
         descriptors, memory = zip(*seen, strict=True)
         assert max(descriptors[15:]) <= min(descriptors[:5]) + 4, descriptors  # a few are those of the moment
         assert memory[-1] - memory[1] < 2048, memory  # KiB
+
+
+@pytest.mark.torch
+def test_the_store_outlives_a_template_that_is_killed_while_ranks_start(tmp_path: Path) -> None:
+    script = """
+import os, signal, socket, time
+killed = os.environ["SM_OUTPUT_DATA_DIR"] + "/killed"
+if os.environ["RANK"] == "0":
+    helpers = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            command, stat = open(f"/proc/{pid}/cmdline").read(), open(f"/proc/{pid}/stat").read()
+        except OSError:
+            continue
+        state, parent, *rest = stat.rsplit(")", 1)[1].split()
+        if "template.py" in command and int(parent) == os.getppid(): helpers.append((int(rest[17]), int(pid)))
+    os.kill(min(helpers)[1], signal.SIGKILL)  # the first to be started
+    open(killed, "w").close()
+while not os.path.exists(killed): time.sleep(0.01)
+time.sleep(0.5)
+with socket.create_connection((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))): print("it answers")
+"""
+    with hosts(tmp_path, script, settings={"procs": 16, "engine": "fork", "preload": "torch"}) as (host,):
+        assert host.end() == 0, host.log
+    assert "ranks are spawned, not forked: the template process" in host.log
+    assert host.log.count("] it answers") == 16
