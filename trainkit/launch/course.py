@@ -105,7 +105,7 @@ class Course:
         if self.stop_signal is None or verdict.exit_code or verdict.failure:
             return verdict
         if self.overdue or self.hurried:
-            killed = ", ".join(str(end.rank) for end in self.ends if end.status == -signal.SIGKILL)
+            killed = ", ".join(map(str, sorted(end.rank for end in self.ends if end.status == -signal.SIGKILL)))
             name = signal.Signals(self.stop_signal).name
             when = "before a second signal" if self.hurried else f"within {self.stop_grace:g} s"
             text = f"did not stop {when} after {name}: killed rank {killed} on {self.host}"

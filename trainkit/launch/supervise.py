@@ -22,6 +22,7 @@ from trainkit.contract.environ import CLUSTER_KEY, RUN_DIR
 from trainkit.contract.job import Job
 from trainkit.contract.outcome import LIMIT, Outcome, left_early
 from trainkit.errors import PeerLost, TrainkitError
+from trainkit.launch import limits
 from trainkit.launch.course import SIBLING_GRACE, Course, Signal
 from trainkit.launch.engines import Engine, Setting, engine_for
 from trainkit.launch.generation import Generation, carry_out
@@ -51,13 +52,22 @@ def run(job: Job, *, machine: Machine, script: Script, environ: Mapping[str, str
     at_terminal = os.isatty(0) and os.isatty(1)
     plan = launch.make(job, machine=machine, script=script, environ=environ, at_terminal=at_terminal)
     become_reaper()
-    run_dir = Path(tempfile.mkdtemp(prefix="trainkit-", dir=environ.get(RUN_DIR)))
+    run_dir = _make_run_dir(plan.host, environ)
     try:
-        outcome = _Supervisor(plan, machine=machine, environ=environ, console=console, run_dir=run_dir).run()
+        with limits.told(plan.host):
+            outcome = _Supervisor(plan, machine=machine, environ=environ, console=console, run_dir=run_dir).run()
         report(outcome, speaker=plan.host, console=console)
         return outcome
     finally:
         shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def _make_run_dir(host: str, environ: Mapping[str, str]) -> Path:
+    place = environ.get(RUN_DIR) or None
+    try:
+        return Path(tempfile.mkdtemp(prefix="trainkit-", dir=place))
+    except OSError as error:
+        raise limits.cannot_write(host, f"into {place or 'any of the usual places'}", error) from None
 
 
 class _Supervisor:
@@ -107,14 +117,15 @@ class _Supervisor:
     def _live(self, meeting: Meeting | None) -> Outcome:
         """This host's own part in one generation, to its own end. Without a `meeting`, the hosts have yet to meet."""
         try:
-            if meeting is None:
-                self._engine.prepare(self._plan, self._engine_ready)
-                meeting = self._meet()
-            if meeting and self._course.stop_signal is None:
-                self._start(meeting)
-                self._wait()
-            elif self._link:
-                self._link.failed()  # others may have started already: they would wait for our ranks
+            with limits.told(self._plan.host):
+                if meeting is None:
+                    self._engine.prepare(self._plan, self._engine_ready)
+                    meeting = self._meet()
+                if meeting and self._course.stop_signal is None:
+                    self._start(meeting)
+                    self._wait()
+                elif self._link:
+                    self._link.failed()  # others may have started already: they would wait for our ranks
         except TrainkitError as error:
             if not self._link:
                 raise
