@@ -5,8 +5,8 @@
 Two ranks take steps of 20 ms with an `all_reduce` on gloo; rank 0 saves its place, and who starts again goes on from
 there. Now and then a rank, chosen at random, notes the time and sends itself SIGKILL. Every rank writes down when its
 script's first line runs, when its process group stands, and when each step is done: seconds from the kill to the moment
-at which both ranks have done a step again. One launch meets all of a contender's kills, one after the other; a job
-that has not recovered after 120 s counts as stuck, is ended, and launched again for the rest.
+at which both ranks have done a step again. A job that does no step for 120 s counts as stuck, and is ended. Contenders
+take turns, and are compared within a turn, so that who else is on the machine meets all of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
@@ -77,10 +77,6 @@ class Contender:
             name += " --standalone" if self.hosts == 1 else ", static"
         return name
 
-    @property
-    def shape(self) -> str:
-        return "1 host, 2 ranks" if self.hosts == 1 else "2 hosts, 1 rank each"
-
     def commands(self, folder: Path) -> list[list[str]]:
         """What to start, all at once. Nobody's restarts run out."""
         script = folder / "train.py"
@@ -129,15 +125,15 @@ def plan_kills(count: int, dice: random.Random) -> list[tuple[int, int]]:
     return kills
 
 
-def measure(contender: Contender, kills: Sequence[tuple[int, int]], folder: Path) -> list[Recovery | None]:
-    """Run it through all `kills`. None for each after which it was stuck, or ended."""
+def measure(contender: Contender, kills: Sequence[tuple[int, int]], folder: Path) -> tuple[list[Recovery | None], int]:
+    """Launch it until all `kills` have happened. None for each after which it was stuck, or ended; how often stuck."""
     (folder / "train.py").write_text(SCRIPT)
     (folder / "kills.json").write_text(json.dumps(kills))
     launches: list[float] = []
-    happened = 0
+    stuck = happened = 0
     while happened < len(kills):
         launches.append(time.monotonic())
-        run_once(contender, folder)
+        stuck += not run_once(contender, folder)
         before, happened = happened, len(list(folder.glob("killed-*")))
         if happened == before:
             raise SystemExit(f"{contender} did not come to its next kill:\n{(folder / 'log').read_text()[-4000:]}")
@@ -145,11 +141,11 @@ def measure(contender: Contender, kills: Sequence[tuple[int, int]], folder: Path
     moments = sorted(stamp.at for stamp in stamps if stamp.what == "killed")
     # What comes after the next kill, or after a launch of ours, is no recovery from this one.
     ends = [min(filter(moment.__lt__, [*moments, *launches]), default=float("inf")) for moment in moments]
-    return [recovery(stamps, since=since, until=until) for since, until in zip(moments, ends, strict=True)]
+    return [recovery(stamps, since=since, until=until) for since, until in zip(moments, ends, strict=True)], stuck
 
 
-def run_once(contender: Contender, folder: Path) -> None:
-    """Launch it, and come back when it has ended, or been ended because it was stuck."""
+def run_once(contender: Contender, folder: Path) -> bool:
+    """Launch it, and come back when it has ended, or been ended because it was stuck. Returns whether by itself."""
     mine = ("SM_", "SAGEMAKER_", "TRAINKIT_", "TORCHELASTIC_", "MASTER_", "GLOO_")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(mine)}
     environ |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -164,11 +160,13 @@ def run_once(contender: Contender, folder: Path) -> None:
             done = sum(stamp.what == "stepped" for stamp in read(folder))
             if done != steps:
                 steps, since = done, time.monotonic()
+    by_itself = all(process.poll() is not None for process in running)
     for process in running:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(10)
     kill_descendants()
+    return by_itself
 
 
 def read(folder: Path) -> list[Stamp]:
@@ -198,41 +196,61 @@ def recovery(stamps: Sequence[Stamp], *, since: float, until: float) -> Recovery
     return Recovery(last["entered"] - since, last["met"] - since, stepped - since, cpu)
 
 
-def summary(recoveries: Sequence[Recovery | None]) -> dict[str, float]:
-    """The figures of one contender, seconds."""
-    well = [each for each in recoveries if each]
-    figures: dict[str, float] = {"kills": len(recoveries), "recovered": len(well)}
-    if well:
-        seconds = [each.stepped for each in well]
-        figures |= {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
-        for name in ("entered", "met", "cpu"):
-            figures[name] = statistics.median(getattr(each, name) for each in well)
-    return {name: round(value, 3) for name, value in figures.items()}
+@dataclass(slots=True)
+class Row:
+    """What one contender did in all turns."""
+
+    recoveries: list[Recovery | None] = field(default_factory=list)
+    stuck: int = 0
+    ratios: list[float] = field(default_factory=list)  # to torchrun, one a turn
+
+    def figures(self) -> dict[str, float]:
+        well = [each for each in self.recoveries if each]
+        figures: dict[str, float] = {"kills": len(self.recoveries), "recovered": len(well), "stuck": self.stuck}
+        for name in ("entered", "met", "stepped", "cpu"):
+            if well:
+                figures[name] = statistics.median(getattr(each, name) for each in well)
+        if well:
+            figures |= {"least": min(each.stepped for each in well), "most": max(each.stepped for each in well)}
+        if self.ratios:
+            figures |= {"to torchrun": statistics.median(self.ratios), "at most": max(self.ratios)}
+        return {name: round(value, 3) for name, value in figures.items()}
+
+
+def turn(hosts: int, rows: dict[str, Row], dice: random.Random) -> None:
+    """All contenders of one shape, one after the other."""
+    torchrun = None
+    for launcher in ("torchrun", "fork", "spawn"):
+        contender = Contender(launcher, hosts, 2 // hosts)
+        row = rows.setdefault(str(contender), Row())
+        with tempfile.TemporaryDirectory() as folder:
+            recoveries, stuck = measure(contender, plan_kills(1 if launcher == "torchrun" else 4, dice), Path(folder))
+        row.recoveries += recoveries
+        row.stuck += stuck
+        well = [each.stepped for each in recoveries if each]
+        if launcher == "torchrun":
+            torchrun = well[0] if well else None
+        elif torchrun and well:
+            row.ratios.append(statistics.median(well) / torchrun)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one host: 1 kill under torchrun, 4 under each engine")
+    parser.add_argument("--quick", action="store_true", help="one turn on one host, instead of five on one and on two")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--seed", type=int, default=1, help="of the kills' ranks and steps")
     arguments = parser.parse_args()
     become_reaper()  # whatever a contender leaves running falls to us
     dice = random.Random(arguments.seed)
-    hosts = (1,) if arguments.quick else (1, 2)
-    contenders = [Contender(name, n, 2 // n) for n in hosts for name in ("torchrun", "fork", "spawn")]
     load = os.getloadavg()[0]
-    figures: dict[str, dict[str, dict[str, float]]] = {}
-    for contender in contenders:
-        count = (1 if arguments.quick else 5) if contender.launcher == "torchrun" else (4 if arguments.quick else 20)
-        with tempfile.TemporaryDirectory() as folder:
-            figures.setdefault(contender.shape, {})[str(contender)] = summary(
-                measure(contender, plan_kills(count, dice), Path(folder))
-            )
-    for rows in figures.values():
-        peer = next(iter(rows.values()))
-        for row in rows.values():
-            if "median" in row and "median" in peer:
-                row["to torchrun"] = round(row["median"] / peer["median"], 3)
+    shapes: dict[int, dict[str, Row]] = {1: {}} if arguments.quick else {1: {}, 2: {}}
+    for _ in range(1 if arguments.quick else 5):
+        for hosts, rows in shapes.items():
+            turn(hosts, rows, dice)
+    figures = {
+        f"{hosts} host{'s' * (hosts > 1)} x {2 // hosts}": {name: row.figures() for name, row in rows.items()}
+        for hosts, rows in shapes.items()
+    }
     if arguments.json:
         print(json.dumps(figures))
         return
@@ -245,11 +263,23 @@ def main() -> None:
 
 def show(figures: dict[str, dict[str, dict[str, float]]]) -> None:
     """For people."""
-    columns = ("kills", "recovered", "entered", "met", "median", "min", "max", "cpu", "to torchrun")
+    columns = (
+        "kills",
+        "recovered",
+        "stuck",
+        "entered",
+        "met",
+        "stepped",
+        "least",
+        "most",
+        "cpu",
+        "to torchrun",
+        "at most",
+    )
     for shape, rows in figures.items():
-        print(f"\n{shape:22}" + "".join(f"{column:>13}" for column in columns))
+        print(f"\n{shape:22}" + "".join(f"{column:>12}" for column in columns))
         for name, row in rows.items():
-            cells = (f"{row[column]:13g}" if column in row else f"{'':13}" for column in columns)
+            cells = (f"{row[column]:12g}" if column in row else f"{'':12}" for column in columns)
             print(f"{name:22}" + "".join(cells))
 
 
