@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from faults.plain import ENTRY, FORKED, Host, hosts, until
 from harness import DEADLINE, environment, lay_tree, processes_mentioning
+
+from faults.plain import ENTRY, FORKED, Host, hosts, until
 
 SPAWNED = {"engine": "spawn"}
 ENGINES = [pytest.param(SPAWNED, id="spawn"), pytest.param(FORKED, id="fork")]
