@@ -13,16 +13,17 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from trainkit.contract.environ import CLUSTER_KEY, RUN_DIR
 from trainkit.contract.job import Job
 from trainkit.contract.outcome import LIMIT, Outcome, left_early
 from trainkit.errors import PeerLost, TrainkitError
-from trainkit.launch import limits
+from trainkit.launch import limits, words
 from trainkit.launch.course import SIBLING_GRACE, Course, Signal
 from trainkit.launch.engines import Engine, Setting, engine_for
 from trainkit.launch.generation import Generation, carry_out
@@ -56,7 +57,7 @@ def run(job: Job, *, machine: Machine, script: Script, environ: Mapping[str, str
     try:
         with limits.told(plan.host):
             outcome = _Supervisor(plan, machine=machine, environ=environ, console=console, run_dir=run_dir).run()
-        report(outcome, speaker=plan.host, console=console)
+        words.report(outcome, speaker=plan.host, console=console)
         return outcome
     finally:
         shutil.rmtree(run_dir, ignore_errors=True)
@@ -83,7 +84,9 @@ class _Supervisor:
         self._run_dir = run_dir
         self._loop = Loop(on_signal=self._signalled)
         self._relay = (
-            None if plan.keeps_terminal else Relay(self._loop, console, label=_label(plan.host), brake=console)
+            None
+            if plan.keeps_terminal
+            else Relay(self._loop, console, label=partial(words.prefix, plan.host), brake=console)
         )
         self._restarts = Restarts(plan.job.settings.max_restarts)
         self._course = self._new_course(None)
@@ -141,8 +144,8 @@ class _Supervisor:
         A host that is done early stays until all are: the first one hosts the store that the others' ranks use.
         """
         link = self._link
-        if own.exit_code and (words := _read(self._plan.job.paths.failure)):
-            own = replace(own, failure=words)
+        if own.exit_code and (own_words := _read(self._plan.job.paths.failure)):
+            own = replace(own, failure=own_words)
         if link is None:
             again = self._again(own)
             return again.meeting if again else own
@@ -169,7 +172,7 @@ class _Supervisor:
         if not granted:
             self._say(why)
             return None
-        why = f"{_head(outcome)}\n{why}"
+        why = f"{words.head(outcome)}\n{why}"
         self._say(why)
         last = self._plan.meeting
         plan = replace(self._plan, meeting=replace(last, generation=last.generation + 1))
@@ -198,15 +201,6 @@ class _Supervisor:
         last = generation >= settings.max_restarts
         grace = SIBLING_GRACE if last else RESTART_GRACE
         return Course(self._plan.host, settings.stop_grace, sibling_grace=grace, stop_signal=stop_signal)
-
-    def _announce(self) -> None:
-        """What is about to run, now that it is known who takes part."""
-        plan, world = self._plan, self._plan.world
-        if plan.leads and not plan.keeps_terminal and not plan.meeting.generation:
-            shape = f"{_count(world.size, 'rank')} on {_count(len(world.hosts), 'host')}"
-            self._say(f"{plan.script.path.name} as {shape}, {plan.engine} engine")
-            if plan.defaults:
-                self._say("set " + " ".join(f"{default.name}={default.value}" for default in plan.defaults))
 
     def _make_link(self) -> Hub | Spoke | None:
         if len(self._plan.world.hosts) == 1:
@@ -238,7 +232,8 @@ class _Supervisor:
             self._plan.job, machine=self._machine, script=self._plan.script, environ=self._environ, meeting=meeting,
             at_terminal=self._plan.keeps_terminal,
         )  # fmt: skip
-        self._announce()
+        if self._plan.leads and not self._plan.keeps_terminal and not meeting.generation:
+            self._say(words.announcement(self._plan))
         folder = self._run_dir / str(meeting.generation)
         self._ranks = Generation(self._plan, self._engine, self._course, folder=folder, relay=self._relay)
         self._ranks.start()
@@ -360,24 +355,3 @@ def _read(path: Path) -> str | None:
         return path.read_text(encoding="utf-8", errors="replace")[:LIMIT] or None
     except OSError:
         return None
-
-
-def _head(outcome: Outcome) -> str:
-    """The failure without the traceback that may follow: that stands in the log already."""
-    return (outcome.failure or "").split("\n\n", 1)[0]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)
-
-
-def _label(host: str) -> Callable[[str], str]:
-    return lambda speaker: f"[{host}:{speaker}] " if speaker else f"[{host}] "
-
-
-def report(outcome: Outcome, *, speaker: str, console: Console) -> None:
-    """The verdict, for whoever reads the log."""
-    if outcome.failure:
-        console.say(speaker, f"failed, exit code {outcome.exit_code}:\n{_head(outcome)}")
-    elif outcome.exit_code:
-        console.say(speaker, f"ended, exit code {outcome.exit_code}")
