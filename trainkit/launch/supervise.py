@@ -83,11 +83,8 @@ class _Supervisor:
         self._console = console
         self._run_dir = run_dir
         self._loop = Loop(on_signal=self._signalled)
-        self._relay = (
-            None
-            if plan.keeps_terminal
-            else Relay(self._loop, console, label=partial(words.prefix, plan.host), brake=console)
-        )
+        label = partial(words.prefix, plan.host)
+        self._relay = None if plan.keeps_terminal else Relay(self._loop, console, label=label, brake=console)
         self._restarts = Restarts(plan.job.settings.max_restarts)
         self._course = self._new_course(None)
         self._ranks: Generation | None = None
