@@ -1,4 +1,4 @@
-"""Hosts as plain `train` processes with roots of their own: light enough to be started fifty times, or thirty-two at once."""
+"""Hosts as plain `train` processes, each with a root of its own: light enough to start thirty-two of them at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 from harness import DEADLINE, environment, lay_tree, processes_mentioning
 
 ENTRY = (sys.executable, "-c", "from trainkit.cli.entry import main; main()")
-"""The executable that an image has: unlike `python -m trainkit.cli.train`, it holds signals back while it is imported."""
+"""The executable that an image has: unlike `-m trainkit.cli.train`, it holds signals back while it is imported."""
 FORKED = {"engine": "fork", "preload": "json"}
 _clusters = count()
 
@@ -68,7 +68,8 @@ def hosts(
 ) -> Iterator[list[Host]]:
     """As many hosts as `number`, of one job, that find each other on the loopback interface.
 
-    `before` stands before the command: `prlimit`, or a shell that sets something up. What is left is killed.
+    `before` stands before the command: `prlimit`, or a shell that sets something up. `{root}` in a variable of
+    `environ` is the host's own. What is left at the end is killed, and gone when this returns.
     """
     names = tuple(f"algo-{n}" for n in range(1, number + 1))
     which = next(_clusters)
@@ -80,13 +81,20 @@ def hosts(
             root = lay_tree(folder / name, script, hyperparameters=given, hosts=names, current=name)
             variables = {
                 "SAGEMAKER_BASE_DIR": str(root), "TRAINKIT_HOST_ADDRESSES": json.dumps(addresses),
-                "TRAINKIT_PORT": str(20000 + os.getpid() % 10000), "TRAINKIT_RUN_DIR": str(root), "TRAINING_JOB_NAME": "j",
+                "TRAINKIT_PORT": str(20000 + os.getpid() % 10000), "TRAINKIT_RUN_DIR": str(root),
+                "TRAINING_JOB_NAME": "j", **{key: value.replace("{root}", str(root)) for key, value in environ.items()},
             }  # fmt: skip
             with (root / "log").open("wb") as log:
-                process = subprocess.Popen(
-                    [*before, *ENTRY], env=environment(**variables | environ), stdin=subprocess.DEVNULL, stdout=log,
-                    stderr=subprocess.STDOUT,
-                )  # fmt: skip
+                # SIGTERM is held back from its first moment on. An interpreter that has not come to our first line
+                # would die of it; for PID 1 the kernel drops it then.
+                signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+                try:
+                    process = subprocess.Popen(
+                        [*before, *ENTRY], env=environment(**variables), stdin=subprocess.DEVNULL, stdout=log,
+                        stderr=subprocess.STDOUT,
+                    )  # fmt: skip
+                finally:
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
             running.append(Host(name, root, process))
         yield running
     finally:

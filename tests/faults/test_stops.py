@@ -11,8 +11,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from faults.plain import FORKED, Host, hosts, until
 from harness import processes_mentioning
+
+from faults.plain import FORKED, Host, hosts, until
 
 ALL = os.environ.get("TRAINKIT_TEST_FAULTS") == "all"
 MOMENTS = 50
@@ -123,18 +124,21 @@ def test_a_stop_while_ranks_die_and_start_again_ends_the_last_of_them(
 
 
 def test_a_stop_after_the_ranks_ended_well_is_too_late_to_matter(tmp_path: Path) -> None:
-    files = 20_000
-    script = f"""
-import os
+    script = """
+import os, time
 scratch = os.environ["SM_MODEL_DIR"] + "/.trainkit-model.part"
 os.mkdir(scratch)
-for number in range({files}): os.mknod(f"{{scratch}}/{{number}}")
+for number in range(20_000): os.mknod(f"{scratch}/{number}")
+print("laid", flush=True)
+while not os.path.exists(os.environ["SM_OUTPUT_DATA_DIR"] + "/go"): time.sleep(0.01)
 """
     with hosts(tmp_path, script) as (host,):
+        host.wait_for("] laid")
         scratch = host.root / "model/.trainkit-model.part"
-        until(lambda: scratch.is_dir() and len(os.listdir(scratch)) == files)
+        laid = scratch.stat().st_mtime_ns
+        (host.root / "output/data/go").touch()
         # No rank is left when the supervisor sweeps this away.
-        until(lambda: len(os.listdir(scratch)) < files)
+        until(lambda: scratch.stat().st_mtime_ns != laid)
         host.process.send_signal(signal.SIGTERM)
         assert host.end() == 0, host.log
     assert not scratch.exists()

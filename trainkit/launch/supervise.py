@@ -22,6 +22,7 @@ from trainkit.contract.environ import CLUSTER_KEY, RUN_DIR
 from trainkit.contract.job import Job
 from trainkit.contract.outcome import LIMIT, Outcome, left_early
 from trainkit.errors import PeerLost, TrainkitError
+from trainkit.launch import limits
 from trainkit.launch.course import SIBLING_GRACE, Course, Signal
 from trainkit.launch.engines import Engine, Setting, engine_for
 from trainkit.launch.generation import Generation, carry_out
@@ -30,7 +31,7 @@ from trainkit.launch.output import Console
 from trainkit.launch.peers import Again, Ears, Hub, Spoke
 from trainkit.launch.peers.council import HostEnd
 from trainkit.launch.peers.seal import key_for
-from trainkit.launch.processes import FORWARDED, become_reaper, kill_descendants, reap
+from trainkit.launch.processes import FORWARDED, become_reaper, children, kill_descendants, reap
 from trainkit.launch.relay import Relay
 from trainkit.launch.restarts import RESTART_GRACE, Restarts
 from trainkit.launch.stalls import Stalls
@@ -51,13 +52,22 @@ def run(job: Job, *, machine: Machine, script: Script, environ: Mapping[str, str
     at_terminal = os.isatty(0) and os.isatty(1)
     plan = launch.make(job, machine=machine, script=script, environ=environ, at_terminal=at_terminal)
     become_reaper()
-    run_dir = Path(tempfile.mkdtemp(prefix="trainkit-", dir=environ.get(RUN_DIR)))
+    run_dir = _make_run_dir(plan.host, environ)
     try:
-        outcome = _Supervisor(plan, machine=machine, environ=environ, console=console, run_dir=run_dir).run()
+        with limits.told(plan.host):
+            outcome = _Supervisor(plan, machine=machine, environ=environ, console=console, run_dir=run_dir).run()
         report(outcome, speaker=plan.host, console=console)
         return outcome
     finally:
         shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def _make_run_dir(host: str, environ: Mapping[str, str]) -> Path:
+    place = environ.get(RUN_DIR) or None
+    try:
+        return Path(tempfile.mkdtemp(prefix="trainkit-", dir=place))
+    except OSError as error:
+        raise limits.cannot_write(host, f"into {place or 'any of the usual places'}", error) from None
 
 
 class _Supervisor:
@@ -82,6 +92,7 @@ class _Supervisor:
         self._link: Hub | Spoke | None = None
         self._stopped_by_others = False
         self._impatient = False
+        self._strangers = frozenset(children())  # a sidecar, where an entrypoint has become `train` by exec
         setting = Setting(environ=environ, run_dir=run_dir, relay=self._relay, loop=self._loop, say=self._say)
         self._engine: Engine = engine_for(plan.engine, setting)
         self._stalls = Stalls(plan, say=self._say, act=self._end_stalled)
@@ -107,14 +118,15 @@ class _Supervisor:
     def _live(self, meeting: Meeting | None) -> Outcome:
         """This host's own part in one generation, to its own end. Without a `meeting`, the hosts have yet to meet."""
         try:
-            if meeting is None:
-                self._engine.prepare(self._plan, self._engine_ready)
-                meeting = self._meet()
-            if meeting and self._course.stop_signal is None:
-                self._start(meeting)
-                self._wait()
-            elif self._link:
-                self._link.failed()  # others may have started already: they would wait for our ranks
+            with limits.told(self._plan.host):
+                if meeting is None:
+                    self._engine.prepare(self._plan, self._engine_ready)
+                    meeting = self._meet()
+                if meeting and self._course.stop_signal is None and not self._course.others_failed:
+                    self._start(meeting)
+                    self._wait()
+                elif self._link:
+                    self._link.failed()  # others may have started already: they would wait for our ranks
         except TrainkitError as error:
             if not self._link:
                 raise
@@ -142,7 +154,7 @@ class _Supervisor:
                 return link.meeting
             self._loop.turn(until=min(link.next_tick, self._stalls.next_look))
             link.tick()
-            self._stalls.tick(self._ranks, link=link)
+            self._look_for_stalls()
         if link.verdict is None or not link.verdict.failure:
             return own
         if link.verdict.failure != own.failure and link.verdict.exit_code != PeerLost.exit_code:  # that was said
@@ -161,7 +173,11 @@ class _Supervisor:
         self._say(why)
         last = self._plan.meeting
         plan = replace(self._plan, meeting=replace(last, generation=last.generation + 1))
-        port, agent_store = self._engine.meeting_point(plan)
+        try:
+            port, agent_store = self._engine.meeting_point(plan)
+        except (TrainkitError, OSError) as error:  # of a host that has run out of something; the cause stands
+            self._say(f"no restart: {error}")
+            return None
         return Again(replace(plan.meeting, port=port, agent_store=agent_store), why)
 
     def _begin_again(self, meeting: Meeting) -> Meeting:
@@ -172,6 +188,9 @@ class _Supervisor:
             failure.replace(failure.with_name("failure.previous"))
         self._course = self._new_course(self._course.stop_signal, generation=meeting.generation)
         self._stalls.reset()
+        self._plan = replace(self._plan, meeting=meeting)
+        if self._link and self._link.ending:  # as soon as it began, elsewhere
+            self._end_ranks()
         return meeting
 
     def _new_course(self, stop_signal: int | None, *, generation: int = 0) -> Course:
@@ -230,10 +249,15 @@ class _Supervisor:
             moments = [patience, self._link.next_tick if self._link else None]
             self._loop.turn(until=min(filter(None, moments), default=None))
             self._carry_out(self._course.tick(now=time.monotonic()))
-            if self._course.deadline is None:  # else they are ending
-                self._stalls.tick(self._ranks, link=self._link)
+            self._look_for_stalls()
             if self._link:
                 self._link.tick()
+
+    def _look_for_stalls(self) -> None:
+        """Unless the ranks are ending anyway, some slower than others."""
+        ending = self._link is not None and self._link.ending
+        calm = not (ending or self._course.has_failed or self._course.stop_signal is not None)
+        self._stalls.tick(self._ranks if calm else None, link=self._link)
 
     def _stopped_code(self) -> int:
         """On SageMaker a stopped job has done what it was told. Slurm and Kubernetes requeue on 143."""
@@ -251,7 +275,7 @@ class _Supervisor:
     def _clear_ranks(self) -> None:
         """What the ranks started, and the ranks themselves if any run."""
         self._carry_out([Signal(tuple(self._course.running), signal.SIGKILL)])
-        kill_descendants(spare=self._engine.helpers)
+        kill_descendants(spare=self._engine.helpers | self._strangers)
         if self._ranks:
             self._ranks.close()
             self._ranks = None
@@ -301,9 +325,9 @@ class _Supervisor:
         if self._ranks:
             self._ranks.agree(count)
 
-    def _end_ranks(self) -> None:
+    def _end_ranks(self, lost: bool = False) -> None:
         """Another host has failed, or this one cannot go on: what runs here waits for ranks that will not come."""
-        self._carry_out(self._course.told_to_end(now=time.monotonic(), at=time.time()))
+        self._carry_out(self._course.told_to_end(now=time.monotonic(), at=time.time(), lost=lost))
 
     def _end_stalled(self, verdict: Outcome) -> None:
         """The ranks of all hosts stand still, and are to be ended."""
