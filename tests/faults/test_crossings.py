@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from faults.test_kills import Job, descendants
 
 # Every rank says who it is, in every generation. The first rank of the second one dies at once if it is asked to.
