@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from faults.plain import ENTRY, FORKED, Host, hosts, until
 from harness import DEADLINE, environment, lay_tree, processes_mentioning
 
+from faults.plain import ENTRY, FORKED, Host, hosts, until
 from trainkit.launch.course import SIBLING_GRACE
 
 SPAWNED = {"engine": "spawn"}

@@ -13,8 +13,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from faults.plain import FORKED, Host, hosts, until
 from harness import processes_mentioning
+
+from faults.plain import FORKED, Host, hosts, until
 
 ALL = os.environ.get("TRAINKIT_TEST_FAULTS") == "all"
 MOMENTS = 50

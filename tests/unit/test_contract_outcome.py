@@ -406,3 +406,11 @@ def test_a_remedy_repeats_no_secret(monkeypatch: pytest.MonkeyPatch, cause: str)
     monkeypatch.setenv("TRAINKIT_CLUSTER_KEY", "wJalrXUtnFEMI7MDENG")
 
     assert "wJalr" not in explain(end(0, 1, 1.0, record=record(cause, trace=TRACE)))
+
+
+def test_a_rank_that_left_early_is_why_the_others_met_its_absence() -> None:
+    left = end(3, 0, 8.0)
+    echo = end(2, 1, 9.0, record=record("RuntimeError: Connection closed by peer", time=8.1))
+    assert judge([left, echo]).cause == "rank 3 on algo-1 ended with exit code 0, while others still trained"
+    assert judge([left, end(2, 1, 9.0, record=record("ValueError: x", time=8.1))]).cause == "ValueError: x"
+    assert "Connection closed" in judge([end(3, 0, 80.0), echo]).cause, "it left long after"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from trainkit.contract.blame import is_collateral
+from trainkit.contract.outcome import Early
 from trainkit.launch.peers.council import HostEnd, decide
 
 
@@ -34,7 +37,7 @@ def test_the_first_cause_is_blamed_and_an_echo_only_for_want_of_one(ends: list[H
 
 
 def test_the_clocks_of_hosts_are_compared_as_one() -> None:
-    message = {"exit_code": 1, "failure": "ValueError: x", "at": 105.0, "rank": 3, "step": None}
+    message = {"exit_code": 1, "failure": "ValueError: x", "at": 105.0, "rank": 3, "step": None, "early": None}
     assert HostEnd.of(message, host="a", clock_ahead=5.0) == HostEnd("a", 1, "ValueError: x", at=100.0, rank=3)
 
 
@@ -61,3 +64,34 @@ def test_what_follows_a_ranks_death_is_known_for_an_echo(cause: str) -> None:
 @pytest.mark.parametrize("cause", ["ValueError: x", "torch.OutOfMemoryError: CUDA out of memory", "KeyError: 'peer'"])
 def test_a_cause_is_not_taken_for_an_echo(cause: str) -> None:
     assert not is_collateral(cause)
+
+
+ECHO = "RuntimeError: Connection closed by peer\nrank 0 on a, step 6, train.py:9 in step, exit code 1\n\nTraceback"
+
+
+def left(rank: int, *, at: float) -> Early:
+    return Early(rank, "b", 5, at)
+
+
+def test_a_rank_that_left_before_the_echoes_is_their_cause() -> None:
+    verdict = decide([end("a", ECHO, at=9.0), HostEnd("b", 0, None, 8.0, early=left(3, at=8.0))])
+    assert verdict is not None
+    assert verdict.failure is not None
+    assert verdict.cause == "rank 3 on b ended with exit code 0 in step 5, while others still trained"
+    assert "same number of steps" in verdict.failure
+    assert "Connection closed by peer" in verdict.failure
+    assert (verdict.exit_code, verdict.rank, verdict.step) == (1, 3, 5)
+
+
+def test_a_rank_that_left_is_no_cause_of_what_is_no_echo_or_came_long_before() -> None:
+    real = decide([end("a", "KeyError: y", at=9.0), HostEnd("b", 0, None, 8.0, early=left(3, at=8.0))])
+    before = decide([end("a", ECHO, at=9.0), HostEnd("b", 0, None, 8.0, early=left(3, at=60.0))])
+    assert real is not None
+    assert before is not None
+    assert (real.cause, before.cause) == ("KeyError: y", "RuntimeError: Connection closed by peer")
+
+
+def test_an_end_with_a_rank_that_left_crosses_the_link() -> None:
+    sent = HostEnd("b", 0, None, 8.0, early=left(3, at=8.0))
+    received = HostEnd.of(json.loads(json.dumps(sent.message())), host="b", clock_ahead=2.0)
+    assert received == HostEnd("b", 0, None, 6.0, early=left(3, at=6.0))

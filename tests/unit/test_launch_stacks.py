@@ -107,3 +107,15 @@ def test_a_process_without_the_handler_is_left_alone(tmp_path: Path) -> None:
         assert process.poll() is None
         process.kill()
     assert stacks.read(tmp_path, 4, home=tmp_path).where == "a process that is no Python"
+
+
+def test_torchs_flight_recorder_is_asked_where_there_is_one(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "recorder.3.pipe")
+    stacks.ask_recorder(tmp_path, 3, into=tmp_path / "traces")  # nobody listens there: a rank that has gone
+    assert not (tmp_path / "traces").exists()
+    listening = os.open(tmp_path / "recorder.3.pipe", os.O_RDONLY | os.O_NONBLOCK)
+    stacks.ask_recorder(tmp_path, 3, into=tmp_path / "traces")
+    stacks.ask_recorder(tmp_path, 4, into=tmp_path / "traces")
+    assert os.read(listening, 64) == b"1\n"
+    assert (tmp_path / "traces").is_dir()
+    os.close(listening)

@@ -118,6 +118,7 @@ def test_network_defaults_are_few_reasoned_and_never_over_the_users_own() -> Non
     made, warnings = network.defaults(P5, interface="eth0", hosts=2, environ={"NCCL_SOCKET_IFNAME": "en"})
     assert {d.name: d.value for d in made} == {
         "GLOO_SOCKET_IFNAME": "eth0", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1", "FI_EFA_USE_HUGE_PAGE": "0",
+        "TORCH_FR_BUFFER_SIZE": "2000", "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000",
     }  # fmt: skip
     assert all(d.reason for d in made)
     assert warnings == ()

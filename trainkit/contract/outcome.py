@@ -10,9 +10,10 @@ import json
 import os
 import signal
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from trainkit.contract.advice import OUT_OF_MEMORY, remedy, signal_remedy
 from trainkit.contract.blame import aborted_with, is_collateral, unwrapped
@@ -98,12 +99,13 @@ def read_record(path: Path) -> Record | None:
         return None
 
 
-def judge(ends: Iterable[RankEnd], *, stop_signal: int | None = None) -> Outcome:
+def judge(ends: Collection[RankEnd], *, stop_signal: int | None = None) -> Outcome:
     """Whose end is the job's: that of the rank which failed first, where one did.
 
     Ranks that ended because we told them to are no cause. When the job was told to stop (`stop_signal`) and no rank
     failed by itself, it has stopped: with the script's own code where its handler chose one. Where nobody told it to,
-    a rank that we ended is no success either.
+    a rank that we ended is no success either. Where all that failed met the absence of one that had ended well, it is
+    that one's leaving.
     """
     bad = [end for end in ends if end.status != 0]
     own = [end for end in bad if not end.stopped]
@@ -112,7 +114,42 @@ def judge(ends: Iterable[RankEnd], *, stop_signal: int | None = None) -> Outcome
     if not bad:
         return Outcome(0)
     first = min(own or bad, key=lambda end: (_is_echo(end), end.failed_at))
-    return Outcome(first.exit_code, explain(first), first.rank, first.step)
+    failed = Outcome(first.exit_code, explain(first), first.rank, first.step)
+    early = left_early(ends)
+    if early and _is_echo(first) and early.before(first.failed_at):
+        return early.blamed_for(failed)
+    return failed
+
+
+class Early(NamedTuple):
+    """A rank that ended with exit code 0, unasked, while others may have gone on. `at` as in RankEnd."""
+
+    rank: int
+    host: str
+    step: int | None
+    at: float
+
+    def before(self, failed_at: float) -> bool:
+        """Whether that may be why others failed. They notice before we do: its connections close before it is gone."""
+        return self.at < failed_at + _NOTICED
+
+    def blamed_for(self, echo: Outcome) -> Outcome:
+        """The job's outcome where the others' failures are but echoes of this rank's leaving."""
+        step = "" if self.step is None else f" in step {self.step}"
+        text = f"rank {self.rank} on {self.host} ended with exit code 0{step}, while others still trained"
+        head, _, evidence = (echo.failure or "").partition("\n\n")
+        parts = [text, _TOGETHER, *head.split("\n")[:2], "", evidence]
+        return Outcome(echo.exit_code, "\n".join(parts).strip()[:LIMIT], self.rank, self.step)
+
+
+def left_early(ends: Iterable[RankEnd]) -> Early | None:
+    """The first rank that did so, of these."""
+    left = [Early(end.rank, end.host, end.step, end.time) for end in ends if end.status == 0 and not end.stopped]
+    return min(left, key=lambda early: early.at, default=None)
+
+
+_NOTICED = 2.0
+_TOGETHER = "All ranks must take the same number of steps: give each as much data, or leave the loop together."
 
 
 def _is_echo(end: RankEnd) -> bool:

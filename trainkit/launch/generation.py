@@ -71,11 +71,14 @@ class Generation:
     def report(self) -> Report:
         """How the ranks get on."""
         rows = self._running_rows()
+        if not self._relay:  # at a terminal, where nobody sees the output but the person in front of it
+            rows = {rank: row for rank, row in rows.items() if row.looping}
         return self._watch.look(rows, self._spoke(rows), now=time.monotonic())
 
     def ask_for_stacks(self) -> None:
         for rank in self._running_rows():
             stacks.ask(self._folder, rank)
+            stacks.ask_recorder(self._folder, rank, into=self._plan.traces)
 
     def stances(self) -> list[tuple[Stance, str]]:
         """Where each running rank stands, and its stacks, some time after it was asked."""

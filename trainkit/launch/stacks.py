@@ -5,6 +5,7 @@ from __future__ import annotations
 import linecache
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,18 @@ class Stack(NamedTuple):
     waits: bool
     """Whether the main thread waits for other ranks."""
     text: str
+
+
+def ask_recorder(folder: Path, rank: int, *, into: Path) -> None:
+    """Ask torch's flight recorder, where the rank has one (NCCL's), for the last collectives, as a file `into`."""
+    try:
+        pipe = os.open(folder / f"recorder.{rank}.pipe", os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return  # no recorder, or one whose rank is gone
+    with suppress(OSError):  # its pipe is full, since it has not answered the last time
+        into.mkdir(parents=True, exist_ok=True)
+        os.write(pipe, b"1\n")
+    os.close(pipe)
 
 
 def ask(folder: Path, rank: int) -> None:

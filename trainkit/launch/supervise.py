@@ -20,7 +20,7 @@ from pathlib import Path
 
 from trainkit.contract.environ import CLUSTER_KEY, RUN_DIR
 from trainkit.contract.job import Job
-from trainkit.contract.outcome import LIMIT, Outcome
+from trainkit.contract.outcome import LIMIT, Outcome, left_early
 from trainkit.errors import PeerLost, TrainkitError
 from trainkit.launch import limits
 from trainkit.launch.course import SIBLING_GRACE, Course, Signal
@@ -31,10 +31,11 @@ from trainkit.launch.output import Console
 from trainkit.launch.peers import Again, Ears, Hub, Spoke
 from trainkit.launch.peers.council import HostEnd
 from trainkit.launch.peers.seal import key_for
-from trainkit.launch.processes import FORWARDED, become_reaper, kill_descendants, reap
+from trainkit.launch.processes import FORWARDED, become_reaper, children, kill_descendants, reap
 from trainkit.launch.relay import Relay
 from trainkit.launch.restarts import RESTART_GRACE, Restarts
 from trainkit.launch.stalls import Stalls
+from trainkit.launch.waiting import wait
 from trainkit.launch.watch import Report
 from trainkit.plan import launch
 from trainkit.plan.launch import LaunchPlan, Meeting
@@ -69,10 +70,6 @@ def _make_run_dir(host: str, environ: Mapping[str, str]) -> Path:
         raise limits.cannot_write(host, f"into {place or 'any of the usual places'}", error) from None
 
 
-_FIRST_TELLS = 15.0
-"""Seconds beyond `peer_wait` in which the first host, which waits as long, may say who was missing."""
-
-
 class _Supervisor:
     def __init__(
         self, plan: LaunchPlan, *, machine: Machine, environ: Mapping[str, str], console: Console, run_dir: Path
@@ -95,6 +92,7 @@ class _Supervisor:
         self._link: Hub | Spoke | None = None
         self._stopped_by_others = False
         self._impatient = False
+        self._strangers = frozenset(children())  # a sidecar, where an entrypoint has become `train` by exec
         setting = Setting(environ=environ, run_dir=run_dir, relay=self._relay, loop=self._loop, say=self._say)
         self._engine: Engine = engine_for(plan.engine, setting)
         self._stalls = Stalls(plan, say=self._say, act=self._end_stalled)
@@ -124,7 +122,7 @@ class _Supervisor:
                 if meeting is None:
                     self._engine.prepare(self._plan, self._engine_ready)
                     meeting = self._meet()
-                if meeting and self._course.stop_signal is None:
+                if meeting and self._course.stop_signal is None and not self._course.others_failed:
                     self._start(meeting)
                     self._wait()
                 elif self._link:
@@ -148,14 +146,15 @@ class _Supervisor:
         if link is None:
             again = self._again(own)
             return again.meeting if again else own
-        link.done(HostEnd.from_outcome(self._plan.host, own, at=self._course.failed_at(time.time())))
+        at, early = self._course.failed_at(time.time()), left_early(self._course.ends)
+        link.done(HostEnd.from_outcome(self._plan.host, own, at=at, early=early))
         generation = self._plan.meeting.generation
         while link.verdict is None and not self._impatient:
             if link.meeting and link.meeting.generation > generation:
                 return link.meeting
             self._loop.turn(until=min(link.next_tick, self._stalls.next_look))
             link.tick()
-            self._stalls.tick(self._ranks, link=link)
+            self._look_for_stalls()
         if link.verdict is None or not link.verdict.failure:
             return own
         if link.verdict.failure != own.failure and link.verdict.exit_code != PeerLost.exit_code:  # that was said
@@ -174,7 +173,11 @@ class _Supervisor:
         self._say(why)
         last = self._plan.meeting
         plan = replace(self._plan, meeting=replace(last, generation=last.generation + 1))
-        port, agent_store = self._engine.meeting_point(plan)
+        try:
+            port, agent_store = self._engine.meeting_point(plan)
+        except (TrainkitError, OSError) as error:  # of a host that has run out of something; the cause stands
+            self._say(f"no restart: {error}")
+            return None
         return Again(replace(plan.meeting, port=port, agent_store=agent_store), why)
 
     def _begin_again(self, meeting: Meeting) -> Meeting:
@@ -185,6 +188,9 @@ class _Supervisor:
             failure.replace(failure.with_name("failure.previous"))
         self._course = self._new_course(self._course.stop_signal, generation=meeting.generation)
         self._stalls.reset()
+        self._plan = replace(self._plan, meeting=meeting)
+        if self._link and self._link.ending:  # as soon as it began, elsewhere
+            self._end_ranks()
         return meeting
 
     def _new_course(self, stop_signal: int | None, *, generation: int = 0) -> Course:
@@ -212,24 +218,14 @@ class _Supervisor:
         return (Hub if self._plan.leads else Spoke)(self._loop, self._plan, ears, key=self._key)
 
     def _meet(self) -> Meeting | None:
-        """Wait until every host is here and this one's engine is ready. None if told to stop or end before."""
-        link = self._link
-        patience = self._plan.job.settings.peer_wait
-        deadline = time.monotonic() + patience
-        while not (self._ready and (link is None or link.complete)):
-            if self._course.stop_signal is not None or self._course.others_failed:
-                return None
-            told_by_first = isinstance(link, Spoke) and link.connected
-            if link and not link.complete and time.monotonic() > deadline + _FIRST_TELLS * told_by_first:
-                raise PeerLost(f"{link.missing()} (TRAINKIT_PEER_WAIT={patience:g} s)")
-            moments = [max(deadline, time.monotonic() + 0.1)] if link and not link.complete else []
-            if link:
-                link.tick()
-                moments.append(link.next_tick)
-            if isinstance(link, Spoke):
-                link.attempt()
-                moments += [link.next_try] if link.next_try is not None else []
-            self._loop.turn(until=min(moments, default=None))
+        """Where ranks meet, once every host is here. None if told to stop or end before."""
+        link, course = self._link, self._course
+
+        def called_off() -> bool:
+            return course.stop_signal is not None or course.others_failed
+
+        if not wait(self._plan, loop=self._loop, link=link, ready=lambda: self._ready, called_off=called_off):
+            return None
         if isinstance(link, Spoke):
             return link.meeting
         port, agent_store = self._engine.meeting_point(self._plan)
@@ -253,10 +249,15 @@ class _Supervisor:
             moments = [patience, self._link.next_tick if self._link else None]
             self._loop.turn(until=min(filter(None, moments), default=None))
             self._carry_out(self._course.tick(now=time.monotonic()))
-            if self._course.deadline is None:  # else they are ending
-                self._stalls.tick(self._ranks, link=self._link)
+            self._look_for_stalls()
             if self._link:
                 self._link.tick()
+
+    def _look_for_stalls(self) -> None:
+        """Unless the ranks are ending anyway, some slower than others."""
+        ending = self._link is not None and self._link.ending
+        calm = not (ending or self._course.has_failed or self._course.stop_signal is not None)
+        self._stalls.tick(self._ranks if calm else None, link=self._link)
 
     def _stopped_code(self) -> int:
         """On SageMaker a stopped job has done what it was told. Slurm and Kubernetes requeue on 143."""
@@ -274,7 +275,7 @@ class _Supervisor:
     def _clear_ranks(self) -> None:
         """What the ranks started, and the ranks themselves if any run."""
         self._carry_out([Signal(tuple(self._course.running), signal.SIGKILL)])
-        kill_descendants(spare=self._engine.helpers)
+        kill_descendants(spare=self._engine.helpers | self._strangers)
         if self._ranks:
             self._ranks.close()
             self._ranks = None
@@ -324,9 +325,9 @@ class _Supervisor:
         if self._ranks:
             self._ranks.agree(count)
 
-    def _end_ranks(self) -> None:
+    def _end_ranks(self, lost: bool = False) -> None:
         """Another host has failed, or this one cannot go on: what runs here waits for ranks that will not come."""
-        self._carry_out(self._course.told_to_end(now=time.monotonic(), at=time.time()))
+        self._carry_out(self._course.told_to_end(now=time.monotonic(), at=time.time(), lost=lost))
 
     def _end_stalled(self, verdict: Outcome) -> None:
         """The ranks of all hosts stand still, and are to be ended."""

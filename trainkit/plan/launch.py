@@ -106,7 +106,20 @@ class LaunchPlan:
             "TORCHELASTIC_USE_AGENT_STORE": str(self.meeting.agent_store),
             "TORCHELASTIC_ERROR_FILE": str(run_dir / f"{rank}.error.json"),
             RUN_DIR: str(run_dir),
+            **(self._recorder(run_dir) if set(network.RECORDER_SIZES) & set(self.environment) else {}),
         }
+
+    def _recorder(self, run_dir: Path) -> dict[str, str]:
+        """Where NCCL's process groups listen for a wish to see their last collectives, and where they write them."""
+        return {
+            "TORCH_NCCL_DEBUG_INFO_PIPE_FILE": str(run_dir / "recorder."),
+            "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": str(self.traces / "rank."),
+        }
+
+    @property
+    def traces(self) -> Path:
+        """Where they lie: with the job's other results."""
+        return self.job.paths.output_data / "nccl-traces"
 
 
 def procs(job: Job, machine: Machine) -> int:

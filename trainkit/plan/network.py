@@ -16,6 +16,8 @@ class Default(NamedTuple):
     reason: str
 
 
+RECORDER_SIZES = ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE")  # the second is torch's name before 2.9
+
 # What older recipes set and AWS's EFA guide now warns of: aws-ofi-nccl chooses better by itself.
 _DATED = {
     "RDMAV_FORK_SAFE": "it can break EFA on current kernels",
@@ -45,6 +47,8 @@ def defaults(
         wanted.append(
             Default("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1", "a lost peer raises instead of hanging; torchrun's default")
         )
+        reason = "torch's flight recorder: the last collectives, for when nothing goes on (docs/failures.md)"
+        wanted += [Default(name, "2000", reason) for name in RECORDER_SIZES]
     if machine.efa:
         wanted.append(
             Default(

@@ -16,7 +16,7 @@ from trainkit.launch.engines.spawn import Spawn
 from trainkit.launch.processes import send, spawn
 from trainkit.plan.launch import BOOTSTRAP, LaunchPlan
 
-_PATIENCE = 60.0  # seconds for an answer of the template, which takes milliseconds
+_PATIENCE = 20.0  # seconds for an answer of the template, which takes milliseconds
 
 
 class Fork(Spawn):

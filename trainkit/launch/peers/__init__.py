@@ -1,6 +1,6 @@
 """The link between the hosts' supervisors: one TCP connection from each host to the first.
 
-    host → first   {"trainkit": 2, "job", "host", "nonce"}            this is who I am: is it you I look for?
+    host → first   {"trainkit": 2, "job", "host", "hosts", "nonce"}   this is who I am: is it you I look for?
     first → host   {"nonce"}                                          it is: from here on all is sealed (seal.py)
     host → first   {"procs", "now"}                                   I am here, with that many ranks
     first → host   {"procs": {host: n}, "port", "agent_store",        all are here: start;
@@ -10,7 +10,7 @@
     either way     {"stop": signal}                                   I was told to stop: stop too
     host → first   {"passed": n}                                      the highest boundary a rank of mine has passed
     first → all    {"agreed": n}                                      the highest of all: stop after that step
-    host → first   {"done": {"exit_code", "failure", "at"}}           my ranks have ended, so
+    host → first   {"done": {"exit_code", "failure", "at", ..}}       my ranks have ended, so
     first → all    {"verdict": {"exit_code", "failure"} or {}}        all have, or are lost: leave, with this
     first → host   {"refused": why}                                   before anything is sealed: go away
     either way     {"beat": true or [..]}                             I am alive, and my ranks get on like this

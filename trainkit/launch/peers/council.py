@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from trainkit.contract.blame import is_collateral
-from trainkit.contract.outcome import Outcome
+from trainkit.contract.outcome import Early, Outcome
 from trainkit.errors import PeerLost
 
 
@@ -21,16 +21,22 @@ class HostEnd:
     at: float
     rank: int | None = None
     step: int | None = None
+    early: Early | None = None
+    """The first of its ranks that ended well by itself."""
 
     @classmethod
-    def from_outcome(cls, host: str, outcome: Outcome, *, at: float) -> HostEnd:
-        return cls(host, outcome.exit_code, outcome.failure, at, outcome.rank, outcome.step)
+    def from_outcome(cls, host: str, outcome: Outcome, *, at: float, early: Early | None = None) -> HostEnd:
+        return cls(host, outcome.exit_code, outcome.failure, at, outcome.rank, outcome.step, early)
 
     @classmethod
     def lost(cls, host: str, why: str, *, at: float) -> HostEnd:
         """The end of a host that can no longer say anything itself."""
         text = f"lost {host}: {why}\nIts own log, if it has one, says more. A host that vanishes is worth a retry."
         return cls(host, PeerLost.exit_code, text, at)
+
+    @property
+    def is_echo(self) -> bool:
+        return is_collateral(self.failure.split("\n", 1)[0] if self.failure else "")
 
     def message(self) -> dict[str, Any]:
         return asdict(self)
@@ -41,10 +47,14 @@ class HostEnd:
         failure = message["failure"]
         text = None if failure is None else str(failure)[:4096]
         rank, step = (None if message[key] is None else int(message[key]) for key in ("rank", "step"))
-        return cls(host, int(message["exit_code"]) & 0xFF, text, float(message["at"]) - clock_ahead, rank, step)
+        early = None
+        if message["early"] is not None:
+            who, _, where, when = message["early"]
+            early = Early(int(who), host, None if where is None else int(where), float(when) - clock_ahead)
+        return cls(host, int(message["exit_code"]) & 0xFF, text, float(message["at"]) - clock_ahead, rank, step, early)
 
 
-def decide(ends: Iterable[HostEnd]) -> Outcome | None:
+def decide(ends: Collection[HostEnd]) -> Outcome | None:
     """The job's outcome on every host: the first cause there was, an echo only where there is nothing else.
 
     None where no host failed; each then keeps its own exit code (0, or what a script's own stop handler chose).
@@ -52,5 +62,9 @@ def decide(ends: Iterable[HostEnd]) -> Outcome | None:
     causes = [end for end in ends if end.failure]
     if not causes:
         return None
-    first = min(causes, key=lambda end: (is_collateral(end.failure.split("\n", 1)[0] if end.failure else ""), end.at))
-    return Outcome(first.exit_code or 1, first.failure, first.rank, first.step)
+    first = min(causes, key=lambda end: (end.is_echo, end.at))
+    failed = Outcome(first.exit_code or 1, first.failure, first.rank, first.step)
+    early = min((end.early for end in ends if end.early), key=lambda early: early.at, default=None)
+    if early and first.is_echo and early.before(first.at):
+        return early.blamed_for(failed)
+    return failed

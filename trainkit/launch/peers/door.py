@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from trainkit.contract.environ import CLUSTER_KEY
 from trainkit.launch.loop import Loop
-from trainkit.launch.peers.listening import VERSION, facts
+from trainkit.launch.peers.listening import VERSION, facts, listing
 from trainkit.launch.peers.seal import Seal, nonce
 from trainkit.launch.peers.wire import FORGED, Wire
 from trainkit.plan.launch import LaunchPlan
@@ -72,6 +72,8 @@ class Door:
         self._most = 2 * len(plan.world.hosts) + 64
         self._shut_until: float | None = None
         self._complaints: set[str] = set()
+        self.others_list: set[str] = set()
+        """Hosts that came with another list of hosts, or strangers in their name."""
         self.port: int = listener.getsockname()[1]
         loop.watch(listener.fileno(), self._accept)
 
@@ -145,6 +147,8 @@ class Door:
             why = f"{plan.host} runs job {plan.job.name!r}: two jobs share the port; set TRAINKIT_PORT"
         elif not isinstance(host, str) or not self._expects(host):
             why = self._unexpected(host)
+        elif message.get("hosts") != listing(plan):
+            why = self._other_list(host)
         elif not isinstance(theirs, str):
             why = "that is no greeting"
         else:
@@ -171,10 +175,16 @@ class Door:
     def _unexpected(self, host: object) -> str:
         return f"{self._plan.host} expects no {host!r} now, or has met it already"
 
+    def _other_list(self, host: str) -> str:
+        hosts = ", ".join(self._plan.world.hosts[:8]) + (", …" if len(self._plan.world.hosts) > 8 else "")
+        self.others_list.add(host)
+        self._complain(f"refused {host}, which came with another list of hosts: compare resourceconfig.json on both")
+        return f"its list of hosts is not that of {self._plan.host} ({hosts}): compare resourceconfig.json on both"
+
     def _other_key(self, host: str) -> str:
         return (
-            f"the key of {host} is not that of {self._plan.host}: {CLUSTER_KEY}, or the list of hosts where there is "
-            f"none, differs; set it alike on all hosts"
+            f"the key of {host} is not that of {self._plan.host}: {CLUSTER_KEY} differs, or is not set everywhere; "
+            f"set it alike on all hosts"
         )
 
     def _complain(self, what: str) -> None:
