@@ -25,10 +25,11 @@ Integers = NDArray[np.int64]
 
 
 class Places(NamedTuple):
-    """Where samples lie: the block of each, and its turn among the block's rows in this epoch."""
+    """Where samples lie: the block of each, its turn among the block's rows, and the block's last sample."""
 
     blocks: Integers
     turns: Integers
+    until: Integers
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,10 @@ class Order:
         before = np.where(first > 0, self._ends[first - 1], 0)
         place = np.searchsorted(self._ends, before + turn, side="right")
         start = np.where(place > 0, self._ends[place - 1], 0)
-        return Places(self._blocks[place], before + turn - start)
+        last = self._ends[place] - before - 1
+        until = np.searchsorted(self._rounds, last, side="right") - 1
+        until = self._starts[until] + (last - self._rounds[until]) * self._active[until] + lane
+        return Places(self._blocks[place], before + turn - start, until)
 
     def mixed(self, block: int, rows: int) -> Integers | None:
         """Which row of a block has which turn: turn → row. None where rows come as they lie."""
@@ -94,7 +98,7 @@ class Order:
 
 
 def _thinning(length: Integers) -> tuple[Integers, Integers]:
-    """The rounds at which lanes of these lengths (descending) run out, ascending, and how many there are before each."""
+    """The rounds at which lanes of these lengths (descending) run out, and how many there are before each."""
     rounds, counts = np.unique(length, return_counts=True)
     active = len(length) - (np.cumsum(counts) - counts)
     some = rounds > 0

@@ -1,0 +1,164 @@
+"""The stream that a training loop iterates: batches in an order that survives anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trainkit.data.batches import Kind, converter
+from trainkit.data.feed import Feed
+from trainkit.data.index import Index
+from trainkit.data.items import Get
+from trainkit.data.order import Order
+from trainkit.data.reader import Chunk, Reader
+from trainkit.data.share import Share, Tail
+from trainkit.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+VERSION = 1
+MEMORY = 256 << 20
+"""Bytes of data that a rank holds: blocks that it takes rows from, and those on their way."""
+_GATHERED = 8 << 20  # bytes of the rows that are put in order at once
+_READY = 2  # batches ready beside the one that trains; the rest of the work lies in blocks
+_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What a user chose about a stream. See trainkit.job.Context.stream."""
+
+    batch_size: int
+    shuffle: bool
+    seed: int
+    tail: Tail
+    lanes: int | None
+    columns: tuple[str, ...] | None
+    transform: Callable[[pa.Table], Any] | None
+    kind: Kind
+    memory: int
+
+
+class Stream:
+    """Batches of a data set, epoch after epoch. Iterate it once for each epoch; `job.stream` makes one.
+
+    `position` counts the samples that all ranks together have had in this epoch: one integer, the same on every rank.
+    """
+
+    def __init__(self, index: Index, get: Get, choices: Choices, *, rank: int, ranks: int) -> None:
+        self._index = index
+        self._get = get
+        self._choices = choices
+        self._share = Share(rank, ranks, choices.batch_size, choices.tail, strided=choices.shuffle)
+        self._lanes = choices.lanes or _lanes(index, ranks=ranks, memory=choices.memory)
+        self.epoch = 0
+        self.position = 0
+        self.waited = 0.0
+        """Seconds that the loop has waited for batches so far."""
+        self._feed: Feed | None = None
+        if not self._share.steps(index.total, 0):
+            raise DataError(
+                f"{index.listing.root} holds {index.total} rows, and a step of {ranks} ranks takes "
+                f"{self._share.whole}. Choose a smaller batch_size, or tail='pad'"
+            )
+
+    def __len__(self) -> int:
+        """Batches that are left of this epoch, alike on every rank."""
+        return self._share.steps(self._index.total, self.position)
+
+    def __iter__(self) -> Iterator[Any]:
+        """The batches that are left of this epoch; the next one begins when they are through."""
+        self.close()
+        epoch, total = self.epoch, self._index.total
+        feed = self._feed = Feed(self._batches(epoch, self.position), ahead=_READY)
+        try:
+            for batch in feed:
+                self.waited += feed.waited
+                self.position = self._share.after(total, self.position)
+                if self.position >= total:
+                    self.epoch, self.position = epoch + 1, 0
+                yield batch
+        finally:
+            feed.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream is, after the last batch that it gave: a few numbers and words, alike on every rank."""
+        return {
+            "version": VERSION,
+            "fingerprint": self._index.fingerprint,
+            "seed": self._choices.seed,
+            "shuffle": self._choices.shuffle,
+            "lanes": self._lanes,
+            "epoch": self.epoch,
+            "position": self.position,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another stream over the same data was, on any number of ranks and with any batch size.
+
+        Raises DataError where the data, or what its order depends on, is not the same.
+        """
+        own = self.state_dict()
+        if set(state) != set(own) or state["version"] != VERSION:
+            raise DataError(f"{json.dumps(dict(state), default=str)[:200]} is no state of a stream of this version")
+        for fact, remedy in _SAME.items():
+            if state[fact] != own[fact]:
+                raise DataError(
+                    f"the stream over {self._index.listing.root} cannot go on: its {fact} is {own[fact]!r}, and was "
+                    f"{state[fact]!r}. {remedy}"
+                )
+        self.close()
+        self._lanes = int(state["lanes"])
+        self.epoch, self.position = int(state["epoch"]), int(state["position"])
+
+    def close(self) -> None:
+        """End what is under way. The stream may be iterated again, from where it is."""
+        if self._feed:
+            self._feed.close()
+            self._feed = None
+
+    def _batches(self, epoch: int, position: int) -> Generator[Any, None, None]:
+        """What the feeding thread does, from the position on."""
+        choices, index = self._choices, self._index
+        order = Order.of(index.rows, seed=choices.seed, epoch=epoch, lanes=self._lanes, shuffle=choices.shuffle)
+        columns = list(choices.columns) if choices.columns else None
+        reader = Reader(index, order, self._get, columns=columns, budget=choices.memory, threads=_THREADS)
+        convert, size = converter(choices.kind), choices.batch_size
+        try:
+            for steps, rows in reader.chunks(self._plan(position)):
+                for step in range(steps):
+                    table = rows.slice(step * size, size)
+                    yield convert(table) if choices.transform is None else choices.transform(table)
+        finally:
+            reader.close()
+
+    def _plan(self, position: int) -> Iterator[Chunk]:
+        """This rank's samples, as many batches at a time as are worth gathering at once; few at first."""
+        share, index = self._share, self._index
+        total, left = index.total, share.steps(index.total, position)
+        row = max(1, int(index.lengths.sum()) // total)
+        most = max(1, _GATHERED // (row * share.batch))
+        steps = 1
+        while left:
+            steps = min(steps, most, left)
+            yield Chunk(steps, share.samples(total, position, steps=steps))
+            position += steps * share.whole
+            left -= steps
+            steps *= 4
+
+
+_SAME = {
+    "fingerprint": "The objects, their sizes or their versions have changed: a position would mean other rows. Give the "
+    "data that it was, or begin anew",
+    "seed": "Give the seed that it began with",
+    "shuffle": "Give shuffle as it began",
+}
+
+
+def _lanes(index: Index, *, ranks: int, memory: int) -> int:
+    """Lanes for half of the memory; the other half is for what comes next."""
+    block = max(1, int(index.lengths.mean())) if len(index.lengths) else 1
+    return ranks * max(1, min(memory // 2 // block, -(-len(index.lengths) // ranks)))
