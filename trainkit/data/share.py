@@ -39,21 +39,21 @@ class Share:
         left = max(0, total - position)
         return left // self.whole if self.tail == "drop" else -(-left // self.whole)
 
-    def after(self, total: int, position: int) -> int:
-        """The position after the batch that begins at `position`; `total` where the epoch is over."""
-        beyond = min(position + self.whole, total)
+    def after(self, total: int, position: int, *, steps: int = 1) -> int:
+        """The position after `steps` batches from `position` on; `total` where the epoch is over."""
+        beyond = min(position + steps * self.whole, total)
         return total if self.steps(total, beyond) == 0 else beyond
 
-    def samples(self, total: int, position: int, *, steps: int = 1) -> Integers:
-        """This rank's samples of the next `steps` global batches, in their order. Only the last may be short."""
-        first = position + np.arange(steps, dtype=np.int64)[:, None] * self.whole
+    def samples(self, total: int, position: int, *, steps: int = 1, every: int = 1) -> Integers:
+        """This rank's samples of `steps` global batches, one in `every` of those to come. Only the last may be short."""
+        first = position + np.arange(steps, dtype=np.int64)[:, None] * self.whole * every
         full = first + self._within(self.batch)
         samples = full.reshape(-1)
         if self.tail == "pad":
             return samples % total
-        if position + steps * self.whole <= total:
-            return samples
         last = int(first[-1, 0])
+        if last + self.whole <= total:
+            return samples
         count = total - last
         # Dealt like a full one, so that no rank has two rows more than another.
         mine = np.arange(self.rank, count, self.ranks, dtype=np.int64) if self.strided else self._run(count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainkit.data.batches import Kind, converter
 from trainkit.data.feed import Feed
@@ -42,6 +42,13 @@ class Choices:
     memory: int
 
 
+class Workers(NamedTuple):
+    """Which one of how many processes this is that read one rank's stream together."""
+
+    mine: int
+    of: int
+
+
 class Stream:
     """Batches of a data set, epoch after epoch. Iterate it once for each epoch; `job.stream` makes one.
 
@@ -72,17 +79,24 @@ class Stream:
     def __iter__(self) -> Iterator[Any]:
         """The batches that are left of this epoch; the next one begins when they are through."""
         self.close()
-        epoch, total = self.epoch, self._index.total
-        feed = self._feed = Feed(self._batches(epoch, self.position), ahead=_READY)
+        epoch, total, workers = self.epoch, self._index.total, self._workers()
+        # Of several DataLoader workers each gives every so manieth batch, and DataLoader takes one of each in turn.
+        self.position = min(total, self.position + workers.mine * self._share.whole)
+        feed = self._feed = Feed(self._batches(epoch, self.position, every=workers.of), ahead=_READY)
         try:
             for batch in feed:
                 self.waited += feed.waited
-                self.position = self._share.after(total, self.position)
+                self.position = self._share.after(total, self.position, steps=workers.of)
                 if self.position >= total:
                     self.epoch, self.position = epoch + 1, 0
                 yield batch
         finally:
             feed.close()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin that epoch, for whoever counts epochs himself: DataLoader's workers do not tell how far they came."""
+        self.close()
+        self.epoch, self.position = epoch, 0
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream is, after the last batch that it gave: a few numbers and words, alike on every rank."""
@@ -120,7 +134,10 @@ class Stream:
             self._feed.close()
             self._feed = None
 
-    def _batches(self, epoch: int, position: int) -> Generator[Any, None, None]:
+    def _workers(self) -> Workers:
+        return Workers(0, 1)
+
+    def _batches(self, epoch: int, position: int, *, every: int) -> Generator[Any, None, None]:
         """What the feeding thread does, from the position on."""
         choices, index = self._choices, self._index
         order = Order.of(index.rows, seed=choices.seed, epoch=epoch, lanes=self._lanes, shuffle=choices.shuffle)
@@ -128,31 +145,31 @@ class Stream:
         reader = Reader(index, order, self._get, columns=columns, budget=choices.memory, threads=_THREADS)
         convert, size = converter(choices.kind), choices.batch_size
         try:
-            for steps, rows in reader.chunks(self._plan(position)):
+            for steps, rows in reader.chunks(self._plan(position, every=every)):
                 for step in range(steps):
                     table = rows.slice(step * size, size)
                     yield convert(table) if choices.transform is None else choices.transform(table)
         finally:
             reader.close()
 
-    def _plan(self, position: int) -> Iterator[Chunk]:
+    def _plan(self, position: int, *, every: int) -> Iterator[Chunk]:
         """This rank's samples, as many batches at a time as are worth gathering at once; few at first."""
         share, index = self._share, self._index
-        total, left = index.total, share.steps(index.total, position)
+        total, left = index.total, -(-share.steps(index.total, position) // every)
         row = max(1, int(index.lengths.sum()) // total)
         most = max(1, _GATHERED // (row * share.batch))
         steps = 1
         while left:
             steps = min(steps, most, left)
-            yield Chunk(steps, share.samples(total, position, steps=steps))
-            position += steps * share.whole
+            yield Chunk(steps, share.samples(total, position, steps=steps, every=every))
+            position += steps * every * share.whole
             left -= steps
             steps *= 4
 
 
 _SAME = {
-    "fingerprint": "The objects, their sizes or their versions have changed: a position would mean other rows. Give the "
-    "data that it was, or begin anew",
+    "fingerprint": "Objects, sizes or versions have changed, and a position would mean other rows. Give the data that "
+    "it was, or begin anew",
     "seed": "Give the seed that it began with",
     "shuffle": "Give shuffle as it began",
 }
