@@ -8,7 +8,7 @@ READY = $(VENV)/.trainkit-ready
 DATA = examples/flights/data
 MAKEFLAGS += --no-builtin-rules
 
-.PHONY: help demo test lint bench bench-peers launches clean
+.PHONY: help demo test lint bench bench-peers faults launches clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -33,6 +33,9 @@ bench: $(READY) ## each claim about speed, measured beside its peers
 
 bench-peers: $(READY) ## install the peers that benchmarks compare with, each in an environment of its own
 	sh benchmarks/peers/install.sh $(BIN)/python
+
+faults: $(READY) ## every planted fault, stop and kill: about ten minutes
+	TRAINKIT_TEST_FAULTS=all $(BIN)/python -m pytest tests/faults $(ARGS)
 
 launches: $(READY) ## twenty launches of each kind of training under the fork engine
 	TRAINKIT_TEST_LAUNCHES=20 $(BIN)/python -m pytest tests/hosts/test_torch.py $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ from trainkit.contract.settings import Settings
 from trainkit.errors import PeerLost, TrainkitError
 from trainkit.launch.engines.base import free_port
 from trainkit.launch.loop import Loop
-from trainkit.launch.peers import Ears, Hub, Spoke, door, listening, resolving
+from trainkit.launch.peers import Again, Ears, Hub, Spoke, door, listening, resolving
 from trainkit.launch.peers import spoke as spokes_module
 from trainkit.launch.peers.council import HostEnd
 from trainkit.launch.peers.seal import key_for
@@ -69,7 +70,9 @@ class Heard:
         self.agreed: list[int] = []
         self.said: list[str] = []
 
-    def _end(self) -> None:
+        self.again: list[Again] = []  # what the first host answers when all have ended
+
+    def _end(self, lost: bool) -> None:
         self.ends += 1
 
     @property
@@ -77,7 +80,7 @@ class Heard:
         return Ears(
             end=self._end, stop=self.stops.append, agreed=self.agreed.append, say=self.said.append,
             report=Report, reported=lambda host, report: None, show=lambda: None,
-            shown=lambda host, stances: None, again=lambda outcome: None,
+            shown=lambda host, stances: None, again=lambda outcome: self.again.pop() if self.again else None,
         )  # fmt: skip
 
 
@@ -721,3 +724,98 @@ def test_a_first_host_that_is_out_of_descriptors_waits_and_does_not_spin(port: i
     assert float(used) < 0.5
     assert seen.count("cannot take a connection: Too many open files") == 1
     assert met_at_last == "met"
+
+
+def next_generation(hub: Hub) -> Again:
+    assert hub.meeting is not None
+    return Again(dataclasses.replace(hub.meeting, port=4711, generation=hub.generation + 1), "starting again")
+
+
+def failed_everywhere(hub: Hub, *spokes: Spoke) -> None:
+    for number, spoke in enumerate(spokes, 2):
+        spoke.done(end(f"algo-{number}", 1, "ValueError: x"))
+    hub.done(end("algo-1"))
+
+
+def test_all_hosts_start_again_together_and_are_asked_anew_how_it_ended(loop: Loop, port: int) -> None:
+    heard = [Heard() for _ in HOSTS]
+    hub, two, three = met(loop, port, *heard)
+    heard[0].again = [next_generation(hub)]
+    failed_everywhere(hub, two, three)
+    turn(loop, lambda: two.generation == three.generation == 1)
+    assert [one.meeting.port for one in (hub, two, three) if one.meeting] == [4711] * 3
+    assert "starting again" in heard[1].said
+    assert not (hub.ending or two.ending or three.ending)
+    assert hub.verdict is None
+    for one, name in ((hub, "algo-1"), (two, "algo-2"), (three, "algo-3")):
+        one.done(end(name))
+    turn(loop, lambda: bool(hub.verdict and two.verdict and three.verdict))
+    for one in (hub, two, three):
+        assert one.verdict is not None
+        assert one.verdict.failure is None
+        one.close()
+
+
+def test_nobody_starts_again_where_a_host_is_gone_even_if_it_had_ended_first(loop: Loop, port: int) -> None:
+    heard = [Heard() for _ in HOSTS]
+    hub, two, three = met(loop, port, *heard)
+    heard[0].again = [next_generation(hub)]
+    three.done(end("algo-3", 1, "ValueError: x"))
+    turn(loop, lambda: hub.ending)
+    three.close()
+    two.done(end("algo-2"))
+    hub.done(end("algo-1"))
+    turn(loop, lambda: bool(hub.verdict and two.verdict))
+    assert hub.verdict is not None
+    assert hub.verdict.cause == "ValueError: x"
+    assert heard[0].again, "nobody asked for another generation"
+    hub.close()
+    two.close()
+
+
+def test_an_end_that_comes_together_with_the_meeting_is_that_meetings(loop: Loop, port: int) -> None:
+    heard = [Heard() for _ in HOSTS]
+    hub, two, three = met(loop, port, *heard)
+    heard[0].again = [next_generation(hub)]
+    failed_everywhere(hub, two, three)
+    while hub.generation == 0:
+        loop.turn(until=time.monotonic() + 1)
+    hub.failed()  # in the same turn, so that the others may read both at once
+    turn(loop, lambda: two.generation == three.generation == 1 and two.ending and three.ending)
+    for one in (hub, two, three):
+        one.close()
+
+
+def test_what_is_said_of_an_earlier_generation_is_not_heard(loop: Loop, port: int) -> None:
+    heard = [Heard() for _ in HOSTS]
+    hub, two, three = met(loop, port, *heard)
+    heard[0].again = [next_generation(hub)]
+    failed_everywhere(hub, two, three)
+    turn(loop, lambda: two.generation == three.generation == 1)
+    stale = two._wire
+    assert stale is not None
+    for message in ({"failed": True}, {"passed": 9000}, {"done": end("algo-2", 1, "KeyError: old").message()}):
+        stale.send({**message, "generation": 0})
+    for one, count in ((hub, 3), (two, 4), (three, 5)):
+        one.passed(count)
+    turn(loop, lambda: all(h.agreed for h in heard))
+    assert [h.agreed for h in heard] == [[5]] * 3
+    assert not hub.ending
+    for one in (hub, two, three):
+        one.close()
+
+
+@pytest.mark.parametrize(
+    "message", [{"passed": 1 << 70}, {"beat": [float("nan"), 1, {}], "now": 1}, {"stances": [[0] * 3]}]
+)
+def test_numbers_that_cannot_be_do_no_harm(loop: Loop, port: int, message: dict[str, object]) -> None:
+    heard = [Heard() for _ in HOSTS]
+    hub, two, three = met(loop, port, *heard)
+    assert two._wire is not None
+    two._wire.send(message)
+    hub.passed(1)
+    three.passed(1)
+    turn(loop, lambda: bool(heard[0].agreed or any("lost algo-2" in said for said in heard[0].said)))
+    assert heard[0].agreed in ([], [(1 << 62)])
+    for one in (hub, two, three):
+        one.close()

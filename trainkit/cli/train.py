@@ -21,7 +21,7 @@ from trainkit.contract.paths import Paths
 from trainkit.contract.secrets import scrub
 from trainkit.contract.settings import TABLE
 from trainkit.errors import TrainkitError, UsageError
-from trainkit.launch import supervise
+from trainkit.launch import supervise, words
 from trainkit.launch.output import Console
 from trainkit.plan import machine, script
 
@@ -34,13 +34,13 @@ def main() -> None:
         outcome = train(paths, flags=parse(sys.argv[1:]), console=console)
     except TrainkitError as error:
         outcome = Outcome(error.exit_code, str(error))
-        supervise.report(outcome, speaker="train", console=console)
+        words.report(outcome, speaker="train", console=console)
     except Exception as error:  # noqa: BLE001 (as PID 1 we are the last who can say what happened)
         import traceback  # a fault of ours is rare, and every start would pay for it
 
         traceback.print_exc()
         outcome = Outcome(TrainkitError.exit_code, f"trainkit itself failed: {type(error).__name__}: {error}")
-        supervise.report(outcome, speaker="train", console=console)
+        words.report(outcome, speaker="train", console=console)
     _leave(outcome, paths=paths, console=console)
     sys.exit(outcome.exit_code)
 

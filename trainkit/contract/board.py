@@ -54,13 +54,14 @@ class Board:
     """int64 each: asked (0 or 1), the agreed count, then the row of each local rank."""
 
     descriptor: int
+    inode: int
 
     @classmethod
     def create(cls, folder: Path, ranks: int) -> Board:
         """Raises OSError where there is no room for it."""
         descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.pwrite(descriptor, _HEAD.pack(0, _OPEN) + _ROW.pack(*Row()) * ranks, 0)
-        return cls(descriptor)
+        return cls(descriptor, os.fstat(descriptor).st_ino)
 
     @classmethod
     def find(cls, folder: str | None) -> Board | None:
@@ -68,9 +69,10 @@ class Board:
         if not folder:
             return None
         try:
-            return cls(os.open(Path(folder) / FILE, os.O_RDWR | os.O_CLOEXEC))
+            descriptor = os.open(Path(folder) / FILE, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
             return None
+        return cls(descriptor, os.fstat(descriptor).st_ino)
 
     def rows(self) -> list[Row]:
         """The supervisor: what the ranks have told last, by local rank."""
@@ -86,9 +88,18 @@ class Board:
         """The supervisor: all hosts stop after this boundary's step."""
         os.pwrite(self.descriptor, struct.pack("q", count), 8)
 
-    def tell(self, local_rank: int, row: Row) -> None:
-        """A rank: how far it is."""
+    def tell(self, local_rank: int, row: Row) -> bool:
+        """A rank: how far it is. Returns whether anyone can know of it.
+
+        A script may close all descriptors there are, as daemons do, and its own files then have their numbers.
+        """
+        try:
+            if os.fstat(self.descriptor).st_ino != self.inode:
+                return False
+        except OSError:
+            return False
         os.pwrite(self.descriptor, _ROW.pack(*row), _HEAD.size + _ROW.size * local_rank)
+        return True
 
     def beyond(self, count: int, *, patience: float) -> bool | None:
         """A rank that has told that it passed `count`: whether that is beyond the agreed one. None if it is not asked.

@@ -42,8 +42,8 @@ class Stop:
             beyond = None
             if self._board:
                 self._row = Row(self._passed, NO_STEP if step is None else step, int(waited * 1e9), looping=1)
-                self._board.tell(self._local_rank, self._row)
-                beyond = self._board.beyond(self._passed, patience=_PATIENCE)
+                if self._board.tell(self._local_rank, self._row):
+                    beyond = self._board.beyond(self._passed, patience=_PATIENCE)
             else:
                 beyond = self._agreement.beyond(self._passed, wanted=self.signal is not None)
             self._over = self.signal is not None if beyond is None else beyond

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from trainkit.contract.outcome import Outcome, RankEnd, judge
 
-SIBLING_GRACE = 10.0
+SIBLING_GRACE = 5.0
 """Seconds that the ranks beside a failed one get to end: they wait in a collective for one that will not come."""
 
 
@@ -81,13 +81,15 @@ class Course:
         self.deadline = min(self.deadline or float("inf"), now + self.stop_grace)
         return [Signal(tuple(self.running), number)] if self.running else []
 
-    def told_to_end(self, *, now: float, at: float) -> list[Signal]:
-        """Another host has failed: what runs here waits for ranks that will not come."""
+    def told_to_end(self, *, now: float, at: float, lost: bool = False) -> list[Signal]:
+        """Another host has failed, or is lost: what runs here waits for ranks that will not come."""
         if self.others_failed:
             return []
         self.others_failed = True
         self.asked_at = min(self.asked_at, at)
-        self.deadline = min(self.deadline or float("inf"), now + self.sibling_grace)
+        # Where no restart can follow, there is no hurry to end what may be saving.
+        grace = SIBLING_GRACE if lost or self.stop_signal is not None else self.sibling_grace
+        self.deadline = min(self.deadline or float("inf"), now + grace)
         return [Signal(tuple(self.running), signal.SIGTERM)] if self.running else []
 
     def tick(self, *, now: float) -> list[Signal]:
@@ -105,7 +107,7 @@ class Course:
         if self.stop_signal is None or verdict.exit_code or verdict.failure:
             return verdict
         if self.overdue or self.hurried:
-            killed = ", ".join(str(end.rank) for end in self.ends if end.status == -signal.SIGKILL)
+            killed = ", ".join(map(str, sorted(end.rank for end in self.ends if end.status == -signal.SIGKILL)))
             name = signal.Signals(self.stop_signal).name
             when = "before a second signal" if self.hurried else f"within {self.stop_grace:g} s"
             text = f"did not stop {when} after {name}: killed rank {killed} on {self.host}"

@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainkit.contract.board import Board, Row
-from trainkit.errors import TrainkitError
-from trainkit.launch import stacks
+from trainkit.launch import limits, stacks
 from trainkit.launch.course import Course, Signal
 from trainkit.launch.engines.base import Engine, Started
 from trainkit.launch.memory import oom_kills, shared_memory
@@ -38,10 +37,7 @@ class Generation:
             folder.mkdir()
             self._board = Board.create(folder, len(plan.ranks))
         except OSError as error:
-            raise TrainkitError(
-                f"{plan.host} cannot write {folder}: {error.strerror}. trainkit keeps a few kilobytes there while the "
-                f"job runs: make room, or name another place with TMPDIR"
-            ) from None
+            raise limits.cannot_write(plan.host, folder, error) from None
 
     def start(self) -> None:
         """Start them. Raises TrainkitError where one cannot be; those before it run then."""
@@ -75,6 +71,8 @@ class Generation:
     def report(self) -> Report:
         """How the ranks get on."""
         rows = self._running_rows()
+        if not self._relay:  # at a terminal, where nobody sees the output but the person in front of it
+            rows = {rank: row for rank, row in rows.items() if row.looping}
         return self._watch.look(rows, self._spoke(rows), now=time.monotonic())
 
     def ask_for_stacks(self) -> None:

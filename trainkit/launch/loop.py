@@ -22,6 +22,7 @@ class Loop:
         self._on_signal = on_signal
         self._selector = selectors.DefaultSelector()
         self._old_handlers: dict[int, object] = {}
+        self._old_mask: set[int] = set()
 
     def __enter__(self) -> Loop:
         self._wake, self._waker = os.pipe()
@@ -35,11 +36,13 @@ class Loop:
             # SIGTERM reach PID 1 at all.
             self._old_handlers[number] = signal.signal(number, lambda *_: None)
         # Whoever started us may have held these back until someone listens.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+        self._old_mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
         self.watch(self._wake, self._woken)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        # Held back again, if they were: the job has ended as it has, and a late SIGTERM is not to change its exit code.
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._old_mask)
         signal.set_wakeup_fd(-1)
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]

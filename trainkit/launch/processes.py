@@ -128,19 +128,20 @@ def kill_descendants(*, spare: Container[int] = ()) -> None:
 
     We adopt orphans, so this reaches what a rank put into a session of its own, too.
     """
-    while True:
-        try:
-            listed = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()
-        except OSError:
-            return  # a system that does not tell
-        children = [pid for pid in map(int, listed) if pid not in spare]
-        if not children:
-            return
-        for child in children:
+    while ours := [pid for pid in children() if pid not in spare]:
+        for child in ours:
             send(child, signal.SIGKILL)
-        for child in children:
+        for child in ours:
             with suppress(ChildProcessError):
                 os.waitpid(child, 0)
+
+
+def children() -> list[int]:
+    """Our child processes; none on a system that does not tell."""
+    try:
+        return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()]
+    except OSError:
+        return []
 
 
 def kill_group(pid: int, number: int) -> None:

@@ -25,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     script, *arguments = sys.argv[1:] if argv is None else argv
     forget_own_folder()
     _join_pipe()
+    generation = os.path.basename(os.environ.get(_RUN_DIR, ""))  # noqa: PTH119
+    if generation.isdecimal():
+        os.environ["TORCHELASTIC_RESTART_COUNT"] = generation  # torchrun's agent counts its own restarts only
     run(script, arguments)
 
 

@@ -71,6 +71,7 @@ class Relay:
             self.end(speaker)
 
     def _listen(self, speaker: str, reader: int) -> None:
+        self.end(speaker)  # the one of that name before, if somebody still holds its other end
         os.set_blocking(reader, False)
         os.set_inheritable(reader, False)
         self._open[speaker] = reader

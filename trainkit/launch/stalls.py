@@ -49,9 +49,10 @@ class Stalls:
         return min(filter(None, (self._next_look, self._show_at, self._judge_at)))
 
     def tick(self, ranks: Generation | None, *, link: Hub | Spoke | None) -> None:
-        """Time has passed."""
+        """Time has passed. `ranks` where they are to get on, and are not ending."""
         now = time.monotonic()
-        if ranks is None:
+        if ranks is None:  # none are to be looked at any more
+            self._show_at = self._judge_at = None
             self._next_look = now + self._pause
             return
         if self._show_at and now >= self._show_at:

@@ -13,15 +13,17 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from trainkit.contract.environ import CLUSTER_KEY, RUN_DIR
 from trainkit.contract.job import Job
 from trainkit.contract.outcome import LIMIT, Outcome, left_early
 from trainkit.errors import PeerLost, TrainkitError
+from trainkit.launch import limits, words
 from trainkit.launch.course import SIBLING_GRACE, Course, Signal
 from trainkit.launch.engines import Engine, Setting, engine_for
 from trainkit.launch.generation import Generation, carry_out
@@ -30,10 +32,11 @@ from trainkit.launch.output import Console
 from trainkit.launch.peers import Again, Ears, Hub, Spoke
 from trainkit.launch.peers.council import HostEnd
 from trainkit.launch.peers.seal import key_for
-from trainkit.launch.processes import FORWARDED, become_reaper, kill_descendants, reap
+from trainkit.launch.processes import FORWARDED, become_reaper, children, kill_descendants, reap
 from trainkit.launch.relay import Relay
 from trainkit.launch.restarts import RESTART_GRACE, Restarts
 from trainkit.launch.stalls import Stalls
+from trainkit.launch.waiting import wait
 from trainkit.launch.watch import Report
 from trainkit.plan import launch
 from trainkit.plan.launch import LaunchPlan, Meeting
@@ -50,17 +53,22 @@ def run(job: Job, *, machine: Machine, script: Script, environ: Mapping[str, str
     at_terminal = os.isatty(0) and os.isatty(1)
     plan = launch.make(job, machine=machine, script=script, environ=environ, at_terminal=at_terminal)
     become_reaper()
-    run_dir = Path(tempfile.mkdtemp(prefix="trainkit-", dir=environ.get(RUN_DIR)))
+    run_dir = _make_run_dir(plan.host, environ)
     try:
-        outcome = _Supervisor(plan, machine=machine, environ=environ, console=console, run_dir=run_dir).run()
-        report(outcome, speaker=plan.host, console=console)
+        with limits.told(plan.host):
+            outcome = _Supervisor(plan, machine=machine, environ=environ, console=console, run_dir=run_dir).run()
+        words.report(outcome, speaker=plan.host, console=console)
         return outcome
     finally:
         shutil.rmtree(run_dir, ignore_errors=True)
 
 
-_FIRST_TELLS = 15.0
-"""Seconds beyond `peer_wait` in which the first host, which waits as long, may say who was missing."""
+def _make_run_dir(host: str, environ: Mapping[str, str]) -> Path:
+    place = environ.get(RUN_DIR) or None
+    try:
+        return Path(tempfile.mkdtemp(prefix="trainkit-", dir=place))
+    except OSError as error:
+        raise limits.cannot_write(host, f"into {place or 'any of the usual places'}", error) from None
 
 
 class _Supervisor:
@@ -75,9 +83,8 @@ class _Supervisor:
         self._console = console
         self._run_dir = run_dir
         self._loop = Loop(on_signal=self._signalled)
-        self._relay = (
-            None if plan.keeps_terminal else Relay(self._loop, console, label=_label(plan.host), brake=console)
-        )
+        label = partial(words.prefix, plan.host)
+        self._relay = None if plan.keeps_terminal else Relay(self._loop, console, label=label, brake=console)
         self._restarts = Restarts(plan.job.settings.max_restarts)
         self._course = self._new_course(None)
         self._ranks: Generation | None = None
@@ -85,6 +92,7 @@ class _Supervisor:
         self._link: Hub | Spoke | None = None
         self._stopped_by_others = False
         self._impatient = False
+        self._strangers = frozenset(children())  # a sidecar, where an entrypoint has become `train` by exec
         setting = Setting(environ=environ, run_dir=run_dir, relay=self._relay, loop=self._loop, say=self._say)
         self._engine: Engine = engine_for(plan.engine, setting)
         self._stalls = Stalls(plan, say=self._say, act=self._end_stalled)
@@ -110,14 +118,15 @@ class _Supervisor:
     def _live(self, meeting: Meeting | None) -> Outcome:
         """This host's own part in one generation, to its own end. Without a `meeting`, the hosts have yet to meet."""
         try:
-            if meeting is None:
-                self._engine.prepare(self._plan, self._engine_ready)
-                meeting = self._meet()
-            if meeting and self._course.stop_signal is None:
-                self._start(meeting)
-                self._wait()
-            elif self._link:
-                self._link.failed()  # others may have started already: they would wait for our ranks
+            with limits.told(self._plan.host):
+                if meeting is None:
+                    self._engine.prepare(self._plan, self._engine_ready)
+                    meeting = self._meet()
+                if meeting and self._course.stop_signal is None and not self._course.others_failed:
+                    self._start(meeting)
+                    self._wait()
+                elif self._link:
+                    self._link.failed()  # others may have started already: they would wait for our ranks
         except TrainkitError as error:
             if not self._link:
                 raise
@@ -132,8 +141,8 @@ class _Supervisor:
         A host that is done early stays until all are: the first one hosts the store that the others' ranks use.
         """
         link = self._link
-        if own.exit_code and (words := _read(self._plan.job.paths.failure)):
-            own = replace(own, failure=words)
+        if own.exit_code and (own_words := _read(self._plan.job.paths.failure)):
+            own = replace(own, failure=own_words)
         if link is None:
             again = self._again(own)
             return again.meeting if again else own
@@ -145,7 +154,7 @@ class _Supervisor:
                 return link.meeting
             self._loop.turn(until=min(link.next_tick, self._stalls.next_look))
             link.tick()
-            self._stalls.tick(self._ranks, link=link)
+            self._look_for_stalls()
         if link.verdict is None or not link.verdict.failure:
             return own
         if link.verdict.failure != own.failure and link.verdict.exit_code != PeerLost.exit_code:  # that was said
@@ -160,11 +169,15 @@ class _Supervisor:
         if not granted:
             self._say(why)
             return None
-        why = f"{_head(outcome)}\n{why}"
+        why = f"{words.head(outcome)}\n{why}"
         self._say(why)
         last = self._plan.meeting
         plan = replace(self._plan, meeting=replace(last, generation=last.generation + 1))
-        port, agent_store = self._engine.meeting_point(plan)
+        try:
+            port, agent_store = self._engine.meeting_point(plan)
+        except (TrainkitError, OSError) as error:  # of a host that has run out of something; the cause stands
+            self._say(f"no restart: {error}")
+            return None
         return Again(replace(plan.meeting, port=port, agent_store=agent_store), why)
 
     def _begin_again(self, meeting: Meeting) -> Meeting:
@@ -175,6 +188,9 @@ class _Supervisor:
             failure.replace(failure.with_name("failure.previous"))
         self._course = self._new_course(self._course.stop_signal, generation=meeting.generation)
         self._stalls.reset()
+        self._plan = replace(self._plan, meeting=meeting)
+        if self._link and self._link.ending:  # as soon as it began, elsewhere
+            self._end_ranks()
         return meeting
 
     def _new_course(self, stop_signal: int | None, *, generation: int = 0) -> Course:
@@ -182,15 +198,6 @@ class _Supervisor:
         last = generation >= settings.max_restarts
         grace = SIBLING_GRACE if last else RESTART_GRACE
         return Course(self._plan.host, settings.stop_grace, sibling_grace=grace, stop_signal=stop_signal)
-
-    def _announce(self) -> None:
-        """What is about to run, now that it is known who takes part."""
-        plan, world = self._plan, self._plan.world
-        if plan.leads and not plan.keeps_terminal and not plan.meeting.generation:
-            shape = f"{_count(world.size, 'rank')} on {_count(len(world.hosts), 'host')}"
-            self._say(f"{plan.script.path.name} as {shape}, {plan.engine} engine")
-            if plan.defaults:
-                self._say("set " + " ".join(f"{default.name}={default.value}" for default in plan.defaults))
 
     def _make_link(self) -> Hub | Spoke | None:
         if len(self._plan.world.hosts) == 1:
@@ -202,24 +209,14 @@ class _Supervisor:
         return (Hub if self._plan.leads else Spoke)(self._loop, self._plan, ears, key=self._key)
 
     def _meet(self) -> Meeting | None:
-        """Wait until every host is here and this one's engine is ready. None if told to stop or end before."""
-        link = self._link
-        patience = self._plan.job.settings.peer_wait
-        deadline = time.monotonic() + patience
-        while not (self._ready and (link is None or link.complete)):
-            if self._course.stop_signal is not None or self._course.others_failed:
-                return None
-            told_by_first = isinstance(link, Spoke) and link.connected
-            if link and not link.complete and time.monotonic() > deadline + _FIRST_TELLS * told_by_first:
-                raise PeerLost(f"{link.missing()} (TRAINKIT_PEER_WAIT={patience:g} s)")
-            moments = [max(deadline, time.monotonic() + 0.1)] if link and not link.complete else []
-            if link:
-                link.tick()
-                moments.append(link.next_tick)
-            if isinstance(link, Spoke):
-                link.attempt()
-                moments += [link.next_try] if link.next_try is not None else []
-            self._loop.turn(until=min(moments, default=None))
+        """Where ranks meet, once every host is here. None if told to stop or end before."""
+        link, course = self._link, self._course
+
+        def called_off() -> bool:
+            return course.stop_signal is not None or course.others_failed
+
+        if not wait(self._plan, loop=self._loop, link=link, ready=lambda: self._ready, called_off=called_off):
+            return None
         if isinstance(link, Spoke):
             return link.meeting
         port, agent_store = self._engine.meeting_point(self._plan)
@@ -232,7 +229,8 @@ class _Supervisor:
             self._plan.job, machine=self._machine, script=self._plan.script, environ=self._environ, meeting=meeting,
             at_terminal=self._plan.keeps_terminal,
         )  # fmt: skip
-        self._announce()
+        if self._plan.leads and not self._plan.keeps_terminal and not meeting.generation:
+            self._say(words.announcement(self._plan))
         folder = self._run_dir / str(meeting.generation)
         self._ranks = Generation(self._plan, self._engine, self._course, folder=folder, relay=self._relay)
         self._ranks.start()
@@ -243,10 +241,15 @@ class _Supervisor:
             moments = [patience, self._link.next_tick if self._link else None]
             self._loop.turn(until=min(filter(None, moments), default=None))
             self._carry_out(self._course.tick(now=time.monotonic()))
-            if self._course.deadline is None:  # else they are ending
-                self._stalls.tick(self._ranks, link=self._link)
+            self._look_for_stalls()
             if self._link:
                 self._link.tick()
+
+    def _look_for_stalls(self) -> None:
+        """Unless the ranks are ending anyway, some slower than others."""
+        ending = self._link is not None and self._link.ending
+        calm = not (ending or self._course.has_failed or self._course.stop_signal is not None)
+        self._stalls.tick(self._ranks if calm else None, link=self._link)
 
     def _stopped_code(self) -> int:
         """On SageMaker a stopped job has done what it was told. Slurm and Kubernetes requeue on 143."""
@@ -264,7 +267,7 @@ class _Supervisor:
     def _clear_ranks(self) -> None:
         """What the ranks started, and the ranks themselves if any run."""
         self._carry_out([Signal(tuple(self._course.running), signal.SIGKILL)])
-        kill_descendants(spare=self._engine.helpers)
+        kill_descendants(spare=self._engine.helpers | self._strangers)
         if self._ranks:
             self._ranks.close()
             self._ranks = None
@@ -314,9 +317,9 @@ class _Supervisor:
         if self._ranks:
             self._ranks.agree(count)
 
-    def _end_ranks(self) -> None:
+    def _end_ranks(self, lost: bool = False) -> None:
         """Another host has failed, or this one cannot go on: what runs here waits for ranks that will not come."""
-        self._carry_out(self._course.told_to_end(now=time.monotonic(), at=time.time()))
+        self._carry_out(self._course.told_to_end(now=time.monotonic(), at=time.time(), lost=lost))
 
     def _end_stalled(self, verdict: Outcome) -> None:
         """The ranks of all hosts stand still, and are to be ended."""
@@ -349,24 +352,3 @@ def _read(path: Path) -> str | None:
         return path.read_text(encoding="utf-8", errors="replace")[:LIMIT] or None
     except OSError:
         return None
-
-
-def _head(outcome: Outcome) -> str:
-    """The failure without the traceback that may follow: that stands in the log already."""
-    return (outcome.failure or "").split("\n\n", 1)[0]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)
-
-
-def _label(host: str) -> Callable[[str], str]:
-    return lambda speaker: f"[{host}:{speaker}] " if speaker else f"[{host}] "
-
-
-def report(outcome: Outcome, *, speaker: str, console: Console) -> None:
-    """The verdict, for whoever reads the log."""
-    if outcome.failure:
-        console.say(speaker, f"failed, exit code {outcome.exit_code}:\n{_head(outcome)}")
-    elif outcome.exit_code:
-        console.say(speaker, f"ended, exit code {outcome.exit_code}")

@@ -37,6 +37,8 @@ from trainkit.launch.processes import die_with_parent, redirect, reset_signals
 _OPTIONAL = frozenset({"torch._dynamo", "numpy", "accelerate", "safetensors"})
 """What we preload on our own account: where it is absent, the script will say so better than we could."""
 
+_ADOPTION = 5.0  # seconds; the middle process has but to end
+
 
 def main() -> None:
     rank.forget_own_folder()
@@ -95,7 +97,10 @@ def _serve(control: socket.socket, *, supervisor: int) -> dict[str, Any] | None:
 def _become(request: dict[str, Any], *, wait: int, output: int, supervisor: int) -> dict[str, Any]:
     """In the forked child: take on the rank's session, output, environment and folder."""
     if os.read(wait, 1) != b"g":
-        os._exit(127)  # the template died first
+        # The template was killed just now. The supervisor knows us already, and adopts us in a moment.
+        deadline = time.monotonic() + _ADOPTION
+        while os.getppid() != supervisor and time.monotonic() < deadline:
+            time.sleep(0.001)
     os.close(wait)
     reset_signals()
     os.setsid()

@@ -6,6 +6,7 @@ first:  the reports of all hosts                     ─▶  Watchman  ─▶  s
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -39,10 +40,17 @@ class Report(NamedTuple):
         """Raises TypeError, ValueError or AttributeError where it is none."""
         looping, quiet, waited = message
         return cls(
-            None if looping is None else float(looping),
-            None if quiet is None else float(quiet),
-            {int(rank): float(seconds) for rank, seconds in waited.items()},
+            None if looping is None else _finite(looping),
+            None if quiet is None else _finite(quiet),
+            {int(rank): _finite(seconds) for rank, seconds in waited.items()},
         )
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(value)
+    return number
 
 
 class Watch:
@@ -89,7 +97,7 @@ class Stance(NamedTuple):
         """Raises TypeError or ValueError where it is none."""
         rank, _, step, passed, idle, where, waits = message
         known_step = None if step is None else int(step)
-        return cls(int(rank), host, known_step, int(passed), float(idle), str(where)[:300], bool(waits))
+        return cls(int(rank), host, known_step, int(passed), _finite(idle), str(where)[:300], bool(waits))
 
     def __str__(self) -> str:
         step = "" if self.step is None else f", step {self.step}"
@@ -152,7 +160,7 @@ class Watchman:
 
 def blame(stances: Iterable[Stance], *, idle: float) -> Outcome:
     """Whom the job waits for: the ranks furthest behind; of these, those that do not themselves wait for others."""
-    known = sorted(stances)
+    known = sorted(stances, key=lambda stance: (stance.passed, stance.rank))
     if not known:
         return Outcome(STALLED_CODE, f"no progress for {idle:.0f} s")
     last = min(stance.passed for stance in known)

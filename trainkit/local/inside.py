@@ -23,24 +23,24 @@ import time  # noqa: E402
 from contextlib import suppress  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-_MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> None:
     spec = json.loads(sys.argv[1])
     socket.sethostname(spec["host"])
-    _mount("none", "/", flags=_MS_REC | _MS_PRIVATE)
-    _lay_opt_ml(Path(spec["root"]))
+    mount("none", "/", flags=MS_REC | MS_PRIVATE)
+    lay_opt_ml(Path(spec["root"]))
     if Path("/etc/hosts").exists():
-        _mount(spec["hosts_file"], "/etc/hosts", flags=_MS_BIND)
+        mount(spec["hosts_file"], "/etc/hosts", flags=MS_BIND)
     if spec["network"]:
-        _bring_up(spec["network"])
+        bring_up(spec["network"])
     os.chdir("/")
     os.execv(sys.executable, [sys.executable, "-m", "trainkit.cli.train"])
 
 
-def _lay_opt_ml(root: Path) -> None:
+def lay_opt_ml(root: Path) -> None:
     """Show `root` at /opt/ml. Where /opt has no such folder, on a new /opt that holds all the old one does."""
     if not Path("/opt/ml").is_dir():
         children = {}
@@ -48,13 +48,13 @@ def _lay_opt_ml(root: Path) -> None:
             with suppress(OSError):  # a link to nowhere, say: nobody can miss it
                 children[child.name] = os.open(child, os.O_PATH)
         held = os.open(root, os.O_PATH)  # it may lie below /opt itself
-        _mount("tmpfs", "/opt", kind="tmpfs")
+        mount("tmpfs", "/opt", kind="tmpfs")
         for name, descriptor in children.items():
             _lay(descriptor, Path("/opt", name))
         Path("/opt/ml").mkdir()
         _lay(held, Path("/opt/ml"))
     else:
-        _mount(str(root), "/opt/ml", flags=_MS_BIND | _MS_REC)
+        mount(str(root), "/opt/ml", flags=MS_BIND | MS_REC)
 
 
 def _lay(descriptor: int, target: Path) -> None:
@@ -63,17 +63,17 @@ def _lay(descriptor: int, target: Path) -> None:
         target.mkdir(exist_ok=True)
     else:
         target.touch()
-    _mount(str(original), str(target), flags=_MS_BIND | _MS_REC)
+    mount(str(original), str(target), flags=MS_BIND | MS_REC)
     os.close(descriptor)
 
 
-def _mount(source: str, target: str, *, kind: str = "none", flags: int = 0) -> None:
-    if _libc.mount(os.fsencode(source), os.fsencode(target), kind.encode(), flags, None):
+def mount(source: str, target: str, *, kind: str = "none", flags: int = 0, options: str = "") -> None:
+    if _libc.mount(os.fsencode(source), os.fsencode(target), kind.encode(), flags, options.encode() or None):
         number = ctypes.get_errno()
         raise OSError(number, f"{os.strerror(number)}: mount {source}", target)
 
 
-def _bring_up(network: dict[str, str]) -> None:
+def bring_up(network: dict[str, str]) -> None:
     """Wait for the wire that the machine's side plugs in, and give it its address."""
     deadline = time.monotonic() + 20
     while network["interface"] not in {name for _, name in socket.if_nameindex()}:

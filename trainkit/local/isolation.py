@@ -130,9 +130,9 @@ class Network(Namespaces):
             raise IsolationUnavailable(
                 "this machine lets you make no network namespace; --isolation process needs none"
             )
-        self._enter: tuple[str, ...] = ("nsenter", "-t", str(self._switch.pid), "--net")
+        self.enter: tuple[str, ...] = ("nsenter", "-t", str(self._switch.pid), "--net")
         if privilege:
-            self._enter += ("--user", "--preserve-credentials")
+            self.enter += ("--user", "--preserve-credentials")
         self._ip("link", "add", "br0", "type", "bridge")
         self._ip("link", "set", "br0", "up")
 
@@ -142,7 +142,7 @@ class Network(Namespaces):
 
     def command(self, host: Host, hosts_file: Path) -> tuple[str, ...]:
         network = {"interface": self.interface, "address": host.address}
-        return (*self._enter, "unshare", "--net", *_OWN, *_inside(host, hosts_file, network=network))
+        return (*self.enter, "unshare", "--net", *_OWN, *_inside(host, hosts_file, network=network))
 
     def attach(self, host: Host, pid: int) -> None:
         """Plug the host's wire in. Its PID 1 waits for that."""
@@ -151,12 +151,12 @@ class Network(Namespaces):
             if time.monotonic() > deadline or not Path(f"/proc/{pid}").exists():
                 return  # its exit code, or its own deadline, will say why
             time.sleep(0.002)  # between two execs and a fork there is nothing to wait on
-        self._ip("link", "add", _near(host), "type", "veth", "peer", "name", self.interface, "netns", str(inner))
-        self._ip("link", "set", _near(host), "master", "br0", "up")
+        self._ip("link", "add", near(host), "type", "veth", "peer", "name", self.interface, "netns", str(inner))
+        self._ip("link", "set", near(host), "master", "br0", "up")
 
     def link(self, host: Host, *, up: bool) -> None:
         """Take the host's wire out of the switch, or plug it in again."""
-        self._ip("link", "set", _near(host), *(("master", "br0") if up else ("nomaster",)))
+        self._ip("link", "set", near(host), *(("master", "br0") if up else ("nomaster",)))
 
     def close(self) -> None:
         assert self._switch.stdin and self._switch.stdout
@@ -165,7 +165,7 @@ class Network(Namespaces):
         self._switch.wait()
 
     def _ip(self, *arguments: str) -> None:
-        done = subprocess.run([*self._enter, "ip", *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run([*self.enter, "ip", *arguments], capture_output=True, text=True, check=False)
         if done.returncode:
             raise IsolationUnavailable(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
 
@@ -206,7 +206,7 @@ class Processes:
         pass
 
 
-def _near(host: Host) -> str:
+def near(host: Host) -> str:
     """The name of the switch's end of a host's wire."""
     return f"v{host.address.rsplit('.', 2)[1]}.{host.address.rsplit('.', 1)[1]}"
 

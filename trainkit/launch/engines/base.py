@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 from trainkit.contract.outcome import RankEnd
 from trainkit.errors import ScriptMissing, TrainkitError
+from trainkit.launch.limits import remedy
 from trainkit.launch.loop import Loop
 from trainkit.launch.processes import Ended, spawn
 from trainkit.launch.relay import Relay
@@ -91,9 +92,9 @@ def execute(command: tuple[str, ...], environ: Mapping[str, str], plan: LaunchPl
     try:
         return spawn(command, environ=environ, cwd=plan.script.folder, output=output)
     except OSError as error:
-        what = f"cannot start {plan.script.path}: {error.strerror} ({error.filename})"
+        what = f"cannot start {plan.script.path}: {error.strerror} ({error.filename or 'fork'})"
         if error.errno not in (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR):
-            raise TrainkitError(f"{what}. Look at this host's limits: ulimit -a") from None
+            raise TrainkitError(f"{what}. {remedy(error) or 'Look at the limits of this host: ulimit -a'}") from None
         raise ScriptMissing(
             f"{what}\nA script that is not Python must be executable (chmod +x) and begin with a #! line that names a "
             f"program of this image."

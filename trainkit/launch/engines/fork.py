@@ -16,7 +16,7 @@ from trainkit.launch.engines.spawn import Spawn
 from trainkit.launch.processes import send, spawn
 from trainkit.plan.launch import BOOTSTRAP, LaunchPlan
 
-_PATIENCE = 60.0  # seconds for an answer of the template, which takes milliseconds
+_PATIENCE = 20.0  # seconds for an answer of the template, which takes milliseconds
 
 
 class Fork(Spawn):
@@ -59,6 +59,8 @@ class Fork(Spawn):
             self._store = answer["pid"]
             answer = self._answer()
         if "store" not in answer:
+            self._end(self._store)
+            self._store = 0
             return super().meeting_point(plan)
         return answer["store"], True
 
@@ -68,14 +70,18 @@ class Fork(Spawn):
 
     def close(self) -> None:
         """End the template and the store. The ranks go on."""
+        self._end_template()
+        self._end(self._store)
+        self._store = 0
+
+    def _end_template(self) -> None:
         if self._control:
             if self._importing:
                 self._setting.loop.unwatch(self._control.fileno())
             self._control.close()
             self._control = None
-        self._end(self._store)
         self._end(self._template)
-        self._store = self._template = 0
+        self._template = 0
 
     def _start_rank(self, plan: LaunchPlan, rank: int, output: int | None) -> int:
         request = {
@@ -137,5 +143,5 @@ class Fork(Spawn):
 
     def _refused(self, why: str) -> dict[str, Any]:
         self._setting.say(f"ranks are spawned, not forked: {why}")
-        self.close()
+        self._end_template()  # not the store: ranks that run already may use it
         return {}

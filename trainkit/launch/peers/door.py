@@ -178,6 +178,7 @@ class Door:
     def _other_list(self, host: str) -> str:
         hosts = ", ".join(self._plan.world.hosts[:8]) + (", …" if len(self._plan.world.hosts) > 8 else "")
         self.others_list.add(host)
+        self._complain(f"refused {host}, which came with another list of hosts: compare resourceconfig.json on both")
         return f"its list of hosts is not that of {self._plan.host} ({hosts}): compare resourceconfig.json on both"
 
     def _other_key(self, host: str) -> str:

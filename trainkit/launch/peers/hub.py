@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
-import socket
-import struct
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from trainkit.contract.outcome import Outcome
-from trainkit.errors import TrainkitError
+from trainkit.errors import PeerLost
 from trainkit.launch.loop import Loop
+from trainkit.launch.peers.address import listen
 from trainkit.launch.peers.council import HostEnd, decide
 from trainkit.launch.peers.door import Door, Guest
-from trainkit.launch.peers.listening import Again, Ears, Listening
-from trainkit.launch.peers.resolving import resolve
+from trainkit.launch.peers.listening import SENSELESS, Again, Ears, Listening, nothing
 from trainkit.launch.peers.wire import NONSENSE, Wire
 from trainkit.launch.watch import Report, Stance
 from trainkit.plan.launch import LaunchPlan, Meeting
 from trainkit.plan.world import World
 
-_SIOCGIFADDR = 0x8915  # Linux's request for an interface's address; elsewhere it fails, which is an answer too
-
-_SENSELESS = (LookupError, AttributeError, TypeError, ValueError, OverflowError)
+_MOST_STEPS = 1 << 62  # what a stop board can hold
 
 
 class Hub(Listening):
@@ -40,9 +35,9 @@ class Hub(Listening):
         self._ends: dict[str, HostEnd] = {}
         self._passed: dict[str, int] = {}
         self._started = False
-        self._ending = False
+        self._beginning = False
         self._door = Door(
-            loop, _listen(plan), plan, key=key, expects=self._waiting_for.__contains__, admit=self._admit, say=ears.say
+            loop, listen(plan), plan, key=key, expects=self._waiting_for.__contains__, admit=self._admit, say=ears.say
         )  # fmt: skip
 
     @property
@@ -54,10 +49,10 @@ class Hub(Listening):
         came = ""
         if others := sorted(self._waiting_for & self._door.others_list):
             came = f"; {', '.join(others)} came with another list of hosts: compare resourceconfig.json on all"
+        missing = ", ".join(sorted(self._waiting_for))
         return (
-            f"{', '.join(sorted(self._waiting_for))} did not come{came}; {self._plan.host} waited for "
-            f"{len(self._hosts) - 1} hosts at port {self._door.port}; look at the missing hosts' own "
-            f"logs, and whether the security group lets hosts of this job talk to each other"
+            f"{missing} did not come{came}; {self._plan.host} waited at port {self._door.port}. Look at the missing "
+            f"hosts' own logs, and whether the security group lets hosts of this job talk to each other"
         )
 
     @property
@@ -97,7 +92,7 @@ class Hub(Listening):
 
     def blame(self, end: HostEnd) -> None:
         """All ranks are to end for this reason. What we said about our own, if they have ended already, is void."""
-        if end.host in self._ends:
+        if end.host in self._ends and not self._ends[end.host].failure:
             self._ends[end.host] = end
         self._end()
 
@@ -115,14 +110,14 @@ class Hub(Listening):
 
     def _tell(self, message: dict[str, Any]) -> None:
         for wire in list(self._wires.values()):
-            wire.send(message)
+            wire.send({**message, "generation": self.generation})
 
-    def _end(self) -> None:
-        """A host has failed: everyone's ranks wait for ranks that will not come."""
-        if not self._ending:
-            self._ending = True
-            self._tell({"end": True})
-            self._ears.end()
+    def _end(self, *, lost: bool = False) -> None:
+        """A rank has failed, or a host is lost: everyone's ranks wait for ranks that will not come."""
+        if not self.ending:
+            self.ending = True
+            self._tell({"end": True, "lost": lost})
+            self._ears.end(lost)
 
     def _has_passed(self, host: str, count: int) -> None:
         self._passed[host] = count
@@ -135,12 +130,13 @@ class Hub(Listening):
         """One more host is through. When all are, the verdict."""
         self._ends.setdefault(end.host, end)
         if end.failure:
-            self._end()
+            self._end(lost=end.exit_code == PeerLost.exit_code)
         # Before the start, hosts that never came are not waited for when the job has failed.
         expected = set(self._hosts) if self._started else {self._plan.host, *self._wires}
         if self.verdict is None and expected <= set(self._ends):
             verdict = decide(self._ends.values())
-            if self._started and verdict and (again := self._ears.again(verdict)):
+            all_here = self._started and all(wire.open for wire in self._wires.values())
+            if verdict and all_here and (again := self._ears.again(verdict)):
                 self._begin(again)
                 return
             self.verdict = verdict or Outcome(0)
@@ -150,21 +146,23 @@ class Hub(Listening):
         """Another generation: all hosts start their ranks again."""
         self._ends.clear()
         self._passed.clear()
-        self._ending = False
+        self.ending = False
         self.meeting = again.meeting
+        self._beginning = True  # whoever turns out to be gone is told of when all others know what begins
         self._send_meeting(again.meeting, why=again.why)
+        self._beginning = False
         for host, wire in list(self._wires.items()):
-            if not wire.open:  # it broke after its host was done
+            if not wire.open:
                 self._gone(host, "its connection broke: its supervisor is gone")
 
     def _send_meeting(self, meeting: Meeting, *, why: str = "") -> None:
-        where = {"port": meeting.port, "agent_store": meeting.agent_store, "generation": meeting.generation}
+        where = {"port": meeting.port, "agent_store": meeting.agent_store}
         self._tell({"procs": self._procs, **where, "why": why})
 
     def _gone(self, host: str, why: str, *, silent_for: float = 0.0) -> None:
-        if host in self._ends:
+        if host in self._ends or self._beginning:
             return
-        if not self._started and not self._ending:
+        if not self._started and not self.ending:
             del self._wires[host]  # it came and went: it may come again
             self._waiting_for.add(host)
             return
@@ -186,64 +184,34 @@ class Hub(Listening):
     def _told(self, host: str, wire: Wire, message: dict[str, Any]) -> None:
         try:
             act = self._understood(host, message)
-        except _SENSELESS:
+        except SENSELESS:
             wire.close()
             self._closed(host, wire, NONSENSE)
         else:
             act()
 
     def _understood(self, host: str, message: dict[str, Any]) -> Callable[[], None]:
-        """What to do now. Raises one of _SENSELESS where the message makes no sense."""
+        """What to do now. Raises one of SENSELESS where the message makes no sense."""
+        if "beat" in message and message["beat"] is not True:
+            self._clocks[host] = float(message["now"]) - time.time()
+            return partial(self._ears.reported, host, Report.of(message["beat"]))
+        if "generation" in message and message["generation"] != self.generation:
+            return nothing  # its ranks of then have ended
         if "failed" in message:
             return self._end
         if "passed" in message:
-            return partial(self._has_passed, host, int(message["passed"]))
-        if "beat" in message and message["beat"] is not True:
-            return partial(self._ears.reported, host, Report.of(message["beat"]))
-        if "stances" in message:
-            return partial(self._ears.shown, host, [Stance.of(stance, host=host) for stance in message["stances"]])
+            return partial(self._has_passed, host, min(max(int(message["passed"]), 0), _MOST_STEPS))
+        if "stances" in message and self.meeting:
+            own = self.meeting.world.ranks(host)
+            stances = [Stance.of(stance, host=host) for stance in message["stances"]]
+            return partial(self._ears.shown, host, [stance for stance in stances if stance.rank in own])
         if "stop" in message:
             return partial(self._stopped, int(message["stop"]))
         if "done" in message:
             return partial(self._ended, HostEnd.of(message["done"], host=host, clock_ahead=self._clocks[host]))
-        return lambda: None
+        return nothing
 
     def _stopped(self, number: int) -> None:
         """A host was told to stop."""
         self._tell({"stop": number})
         self._ears.stop(number)
-
-
-def _listen(plan: LaunchPlan) -> socket.socket:
-    address = (_own_address(plan), plan.link_port)
-    listener = socket.socket(socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        raise TrainkitError(
-            f"{plan.host} cannot listen at {address[0] or 'any address'}:{plan.link_port} for the other hosts: "
-            f"{error.strerror}. Set TRAINKIT_PORT to a free port, on all hosts alike"
-        ) from None
-    listener.listen(min(len(plan.world.hosts) * 2, 4096))
-    listener.setblocking(False)
-    return listener
-
-
-def _own_address(plan: LaunchPlan) -> str:
-    """Where to listen: on the job's interface; on every address where that one is not to be found.
-
-    Not on what our own name resolves to, in general: Debian and Ubuntu make that 127.0.1.1. Local hosts share the
-    loopback interface, and there names are all there is.
-    """
-    if plan.host in plan.job.addresses:
-        return plan.job.addresses[plan.host]
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        name = (plan.job.cluster.interface or "").encode()[:15]
-        try:
-            answer = fcntl.ioctl(any_socket, _SIOCGIFADDR, struct.pack("256s", name))
-            address = socket.inet_ntoa(answer[20:24])
-            return resolve(plan.host) if address.startswith("127.") else address
-        except OSError:
-            return ""

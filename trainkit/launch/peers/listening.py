@@ -23,7 +23,7 @@ SILENCE = 10.0
 class Ears(NamedTuple):
     """What a supervisor wants to hear of, and is asked for."""
 
-    end: Callable[[], None]  # another host has failed
+    end: Callable[[bool], None]  # all ranks are to end: a rank has failed, or (True) a host is lost
     stop: Callable[[int], None]  # another host was told to stop
     agreed: Callable[[int], None]  # the boundary after whose step all ranks stop
     say: Callable[[str], None]  # something for the log
@@ -32,6 +32,14 @@ class Ears(NamedTuple):
     show: Callable[[], None]  # nothing goes on: show the ranks' stacks
     shown: Callable[[str, list[Stance]], None]  # at the first host: where another's ranks stand
     again: Callable[[Outcome], Again | None]  # at the first host: all have ended with this; start again?
+
+
+SENSELESS = (LookupError, AttributeError, TypeError, ValueError, OverflowError)
+"""What comes of reading a message that is none of ours, though the other end knows the key."""
+
+
+def nothing() -> None:
+    """What there is to do about many a message."""
 
 
 class Again(NamedTuple):
@@ -52,6 +60,8 @@ class Listening:
         self._silent: set[str] = set()
         self.meeting: Meeting | None = None
         """Where ranks meet, once all hosts are here; another one when they are to start again."""
+        self.ending = False
+        """Whether all ranks of this generation are to end."""
         self.verdict: Outcome | None = None
         """What the job ended with, once all is over; without a failure, Outcome(0)."""
 
@@ -59,13 +69,18 @@ class Listening:
     def complete(self) -> bool:
         return self.meeting is not None
 
+    @property
+    def generation(self) -> int:
+        """That of the ranks which are spoken of; what is said of others came too late."""
+        return self.meeting.generation if self.meeting else 0
+
     def _wired(self) -> dict[str, Wire]:
         """Host → open wire."""
         raise NotImplementedError
 
-    def _beat(self) -> Any:
-        """What a beat says beside that we are alive."""
-        return True
+    def _beat(self) -> dict[str, Any]:
+        """I am alive, and what else there is to say."""
+        return {"beat": True}
 
     def _gone(self, host: str, why: str, *, silent_for: float = 0.0) -> None:
         raise NotImplementedError
@@ -81,7 +96,7 @@ class Listening:
         if now < self._next_beat:
             return
         late, self._next_beat = now - self._next_beat, now + BEAT
-        wired, beat = self._wired(), {"beat": self._beat()}
+        wired, beat = self._wired(), self._beat()
         for host, wire in wired.items():
             wire.send(beat)
             silence = now - wire.heard_at

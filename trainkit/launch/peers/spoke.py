@@ -7,7 +7,9 @@ import math
 import os
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from trainkit.contract.environ import CLUSTER_KEY
@@ -15,10 +17,10 @@ from trainkit.contract.outcome import Outcome
 from trainkit.errors import PeerLost
 from trainkit.launch.loop import Loop
 from trainkit.launch.peers.council import HostEnd, decide
-from trainkit.launch.peers.listening import VERSION, Ears, Listening, facts, listing
+from trainkit.launch.peers.listening import SENSELESS, VERSION, Ears, Listening, facts, listing, nothing
 from trainkit.launch.peers.resolving import Resolving, is_address
 from trainkit.launch.peers.seal import Seal, nonce
-from trainkit.launch.peers.wire import FORGED, Wire
+from trainkit.launch.peers.wire import FORGED, NONSENSE, Wire
 from trainkit.launch.watch import Stance
 from trainkit.plan.launch import LaunchPlan, Meeting
 from trainkit.plan.world import World
@@ -146,12 +148,12 @@ class Spoke(Listening):
     def _wired(self) -> dict[str, Wire]:
         return {self._plan.world.first: self._wire} if self._wire and self.connected else {}
 
-    def _beat(self) -> Any:
-        return self._ears.report().message()
+    def _beat(self) -> dict[str, Any]:
+        return {"beat": self._ears.report().message(), "now": time.time()}
 
     def _send(self, message: dict[str, Any]) -> None:
         if self._wire:
-            self._wire.send(message)
+            self._wire.send({**message, "generation": self.generation})
 
     def _gone(self, host: str, why: str, *, silent_for: float = 0.0) -> None:
         if self.verdict:
@@ -159,7 +161,7 @@ class Spoke(Listening):
         if self.meeting:  # else it is tried again
             self._ears.say(f"lost {host}: {why}")
             self._lost = HostEnd.lost(host, why, at=time.time() - silent_for)
-            self._ears.end()
+            self._told_to_end(True)
         self._decide_alone()
 
     def _decide_alone(self) -> None:
@@ -209,23 +211,48 @@ class Spoke(Listening):
             self._greeted(message)
             return
         self._give_up_at = math.inf
+        try:
+            act = self._understood(message)
+        except SENSELESS:
+            assert self._wire
+            self._wire.close()
+            self._closed(NONSENSE)
+        else:
+            act()
+
+    def _understood(self, message: dict[str, Any]) -> Callable[[], None]:
+        """What to do now. Raises one of SENSELESS where the message makes no sense."""
         if "verdict" in message:
             told = message["verdict"]
-            self.verdict = Outcome(told["exit_code"], told["failure"]) if told else Outcome(0)
-        elif "end" in message:
-            self._ears.end()
-        elif "stop" in message:
-            self._ears.stop(int(message["stop"]))
-        elif "agreed" in message:
-            self._ears.agreed(int(message["agreed"]))
-        elif "show" in message:
-            self._ears.show()
-        elif "procs" in message:
+            return partial(self._judged, Outcome(int(told["exit_code"]), told["failure"]) if told else Outcome(0))
+        if "procs" in message:
             world = World.of(self._plan.world.hosts, message["procs"])
-            self._own_end = None
-            self.meeting = Meeting(world, message["port"], message["agent_store"], message["generation"])
-            if message["why"]:
-                self._ears.say(message["why"])
+            meeting = Meeting(world, int(message["port"]), bool(message["agent_store"]), int(message["generation"]))
+            return partial(self._welcomed, meeting, str(message["why"]))
+        if "stop" in message:
+            return partial(self._ears.stop, int(message["stop"]))
+        if "generation" in message and message["generation"] != self.generation:
+            return nothing  # our ranks of then have ended
+        if "end" in message:
+            return partial(self._told_to_end, bool(message["lost"]))
+        if "agreed" in message:
+            return partial(self._ears.agreed, int(message["agreed"]))
+        return self._ears.show if "show" in message else nothing
+
+    def _judged(self, verdict: Outcome) -> None:
+        self.verdict = verdict
+
+    def _welcomed(self, meeting: Meeting, why: str) -> None:
+        """All hosts are here, or all ranks start again."""
+        self._own_end = None
+        self.ending = False
+        self.meeting = meeting
+        if why:
+            self._ears.say(why)
+
+    def _told_to_end(self, lost: bool) -> None:
+        self.ending = True
+        self._ears.end(lost)
 
     def _give_up_try(self) -> None:
         if self._trying:

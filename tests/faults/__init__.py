@@ -1,0 +1,1 @@
+"""Faults planted in a real training on two hosts, under any launcher."""

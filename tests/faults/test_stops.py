@@ -1,0 +1,145 @@
+"""SIGTERM at any moment of a job's life: every rank is told at once, nothing is left, and the exit code is right."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import time
+from functools import cache
+from pathlib import Path
+
+import pytest
+from harness import processes_mentioning
+
+from faults.plain import FORKED, Host, hosts, until
+
+ALL = os.environ.get("TRAINKIT_TEST_FAULTS") == "all"
+MOMENTS = 50
+TOLD = 1.0
+"""Seconds within which every rank on every host knows."""
+BOUND = 30.0
+"""Seconds from the signal to the end of both hosts, on a busy machine; half a second is usual."""
+SPAWNED = {"engine": "spawn"}
+WORKING = """
+import os, signal, sys, time
+def told(number, frame):
+    os.write(1, f"told at {time.time()}\\n".encode())
+    sys.exit(0)
+signal.signal(signal.SIGTERM, told)
+os.write(1, f"ran at {time.time()}\\n".encode())
+time.sleep(0.5)
+if os.environ["TORCHELASTIC_RESTART_COUNT"] < sys.argv[-1] and os.environ["RANK"] == "3":
+    os.kill(os.getpid(), signal.SIGKILL)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+os.write(1, b"through\\n")
+"""
+
+
+def some(number: int) -> list[int]:
+    """All moments, or so many of them, spread evenly."""
+    return list(range(MOMENTS)) if ALL else [(2 * n + 1) * MOMENTS // (2 * number) for n in range(number)]
+
+
+def moment(index: int, *, life: float) -> float:
+    """Seconds from the start: each moment is drawn from its own fiftieth of a job's life, and a little more."""
+    return (index + random.Random(index).random()) / MOMENTS * life * 1.1
+
+
+def settings(index: int, *, restarts: int) -> dict[str, object]:
+    engine = FORKED if index % 2 else SPAWNED
+    return {"procs": 2, "peer_wait": BOUND, "max_restarts": restarts, **engine}
+
+
+@cache
+def life(folder: Path, *, index: int, restarts: int) -> float:
+    """Seconds that the job takes when nobody stops it."""
+    began = time.monotonic()
+    with hosts(folder, with_failures(restarts), number=2, settings=settings(index, restarts=restarts)) as running:
+        assert [host.end() for host in running] == [0, 0], [host.log for host in running]
+        assert sum(host.log.count("through") for host in running) == 4 or restarts
+    return time.monotonic() - began
+
+
+def with_failures(restarts: int) -> str:
+    """The script, in which rank 3 is killed in as many generations as there are restarts."""
+    return WORKING.replace("sys.argv[-1]", repr(str(restarts)))
+
+
+def stop(running: list[Host], where: int) -> tuple[float, list[int]]:
+    """SIGTERM at one host. Returns when that was, seconds since the epoch, and the exit codes."""
+    sent = time.time()
+    running[where].process.send_signal(signal.SIGTERM)
+    running[where].end(deadline=BOUND)
+    other = running[1 - where]
+    if "ranks on 2 hosts" not in running[0].log:
+        # They have not met: nobody can tell the other but the platform, which tells all of them.
+        other.process.send_signal(signal.SIGTERM)
+    other.end(deadline=BOUND)
+    assert time.time() - sent < BOUND
+    return sent, [host.process.returncode for host in running]
+
+
+def times(running: list[Host], word: str) -> list[float]:
+    """When ranks said so, seconds since the epoch."""
+    return [float(at) for host in running for at in re.findall(rf"\] {word} at ([\d.]+)", host.log)]
+
+
+@pytest.mark.parametrize("index", some(6))
+def test_a_stop_at_any_moment_reaches_every_rank_and_leaves_nothing(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, index: int
+) -> None:
+    whole = life(tmp_path_factory.getbasetemp() / f"whole-{index % 2}", index=index % 2, restarts=0)
+    where = random.Random(-index).randrange(2)
+    with hosts(tmp_path, WORKING, number=2, settings=settings(index, restarts=0)) as running:
+        time.sleep(moment(index, life=whole))
+        sent, codes = stop(running, where)
+        left = processes_mentioning(str(tmp_path))
+    logs = "".join(host.log for host in running)
+    assert (codes, left) == ([0, 0], []), logs
+    assert [host.failure for host in running] == [None, None]
+    assert len(times(running, "ran")) == len(times(running, "told")) + logs.count("] through"), logs
+    assert all(at - sent < TOLD for at in times(running, "told")), (sent, logs)
+
+
+@pytest.mark.parametrize("index", some(4))
+def test_a_stop_while_ranks_die_and_start_again_ends_the_last_of_them(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, index: int
+) -> None:
+    whole = life(tmp_path_factory.getbasetemp() / f"dying-{index % 2}", index=index % 2, restarts=2)
+    where = random.Random(-index).randrange(2)
+    with hosts(tmp_path, with_failures(2), number=2, settings=settings(index, restarts=2)) as running:
+        time.sleep(moment(index, life=whole))
+        sent, codes = stop(running, where)
+        left = processes_mentioning(str(tmp_path))
+    logs = "".join(host.log for host in running)
+    assert left == []
+    assert all(at - sent < TOLD for at in times(running, "ran")), (sent, logs)
+    # The rank's death counts where it came before the stop: then it is the cause, on both hosts.
+    died = "killed by SIGKILL (signal 9): rank 3 on algo-2, exit code 137"
+    assert codes in ([0, 0], [137, 137]), logs
+    causes = [(host.failure or "").partition("\n")[0] for host in running]
+    assert causes == ([died] * 2 if codes[0] else [""] * 2), logs
+
+
+def test_a_stop_after_the_ranks_ended_well_is_too_late_to_matter(tmp_path: Path) -> None:
+    script = """
+import os, time
+scratch = os.environ["SM_MODEL_DIR"] + "/.trainkit-model.part"
+os.mkdir(scratch)
+for number in range(20_000): os.mknod(f"{scratch}/{number}")
+print("laid", flush=True)
+while not os.path.exists(os.environ["SM_OUTPUT_DATA_DIR"] + "/go"): time.sleep(0.01)
+"""
+    with hosts(tmp_path, script) as (host,):
+        host.wait_for("] laid")
+        scratch = host.root / "model/.trainkit-model.part"
+        laid = scratch.stat().st_mtime_ns
+        (host.root / "output/data/go").touch()
+        # No rank is left when the supervisor sweeps this away.
+        until(lambda: scratch.stat().st_mtime_ns != laid)
+        host.process.send_signal(signal.SIGTERM)
+        assert host.end() == 0, host.log
+    assert not scratch.exists()
+    assert (host.root / "output/success").exists()
