@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainkit.data import formats
-from trainkit.data.formats import BLOCK, Format, Span
-from trainkit.data.formats.records import MAGIC, _CRC
+from trainkit.data.formats import Format, Span
+from trainkit.data.formats.records import _CRC, MAGIC
 from trainkit.data.items import Item, Listing
 from trainkit.errors import StorageError
 
@@ -167,9 +167,10 @@ def samples() -> list[Sample]:
     photographs: list[dict[str, object]] = [
         {"__key__": key, **dict(sorted(parts.items()))} for key, parts in pictures.items()
     ]
-    records = [b"%d" % n * (n % 3000) + (MAGIC * (n % 3) if n % 10 == 0 else b"") for n in range(600)]
+    records = [b"%d" % n * (n * 7 % 3000) + (MAGIC * (n % 3) if n % 10 == 0 else b"") for n in range(600)]
     recorded: list[dict[str, object]] = [{"data": record} for record in records]
     texts: list[dict[str, object]] = [{"text": line} for line in lines]
+    picture = b"\xff\xd8" + bytes(range(200))
     return [
         Sample("rows.parquet", parquet(data), plain),
         Sample("rows.arrow", arrow(data), plain),
@@ -188,5 +189,5 @@ def samples() -> list[Sample]:
         Sample("pictures.tar.gz", gzip.compress(tar(members), 1), photographs, 1),
         Sample("rows.rec", recordio(records), recorded),
         Sample("rows.tfrecord", tfrecord(records), recorded),
-        Sample("one.jpg", b"\xff\xd8" + bytes(range(200)), [{"path": "one.jpg", "data": b"\xff\xd8" + bytes(range(200)), "label": None}], 1),
+        Sample("one.jpg", picture, [{"path": "one.jpg", "data": picture, "label": None}], 1),
     ]  # fmt: skip

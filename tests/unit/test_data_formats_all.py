@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pyarrow as pa
 import pytest
@@ -32,9 +33,9 @@ def test_all_spans_have_one_schema_and_the_rows_that_were_counted(sample: Sample
     assert len(spans) >= sample.spans
     assert [table.num_rows for table in tables] == [span.rows for span in spans]
     assert all(table.schema.equals(found.schema, check_metadata=True) for table in tables)
-    assert all(0 <= span.start and span.length > 0 and span.start + span.length <= item.size for span in spans)
-    assert all(one.start + one.length <= other.start for one, other in zip(spans, spans[1:], strict=False))
-    assert max(span.length for span in spans) <= BLOCK or len(spans) == 1
+    assert all(span.start >= 0 and span.length > 0 and span.start + span.length <= item.size for span in spans)
+    assert all(one.start + one.length <= other.start for one, other in pairwise(spans))
+    assert found.name in ("Parquet", "Arrow IPC") or max(span.length for span in spans) <= BLOCK or len(spans) == 1
     assert found.seeks == (len(spans) > 1 or found.name == "files")
 
 
@@ -74,8 +75,6 @@ def test_rows_that_were_counted_otherwise_are_refused(sample: Sample) -> None:
     found = shelf.find()
     (item,) = shelf.listing.items
     span = found.spans(item, shelf.get)[0]
-    if found.name == "files":
-        pytest.skip("a file is one row, whatever is in it")
 
     with pytest.raises(DataError, match=rf"^{ROOT}{sample.name}, bytes .*where {span.rows + 1} were counted"):
         found.decode(item, span._replace(rows=span.rows + 1), shelf.bytes_of(item, span), None)
@@ -106,16 +105,12 @@ def test_spans_that_were_cut_or_flipped_are_refused_or_have_as_many_rows(sample:
 @every_format
 def test_items_that_were_cut_or_flipped_are_refused_or_read(sample: Sample) -> None:
     chance = random.Random(sample.name)
-    good = Shelf({sample.name: sample.data})
-    found = good.find()
     for turn in range(40):
         data = bytearray(sample.data)
         spoil(data, chance, cut=turn % 3 == 0)
-        shelf = Shelf({sample.name: bytes(data)})
+        beside = {f"a-{sample.name}": sample.data} if turn % 2 else {}
+        shelf = Shelf({sample.name: bytes(data), **beside})
         try:
-            for item in shelf.listing.items:
-                for span in found.spans(item, shelf.get) if turn % 2 else shelf.find().spans(item, shelf.get):
-                    assert span.rows > 0 and span.start >= 0 and span.start + span.length <= item.size
             for table in shelf.tables():
                 table.validate(full=True)
         except DataError as error:

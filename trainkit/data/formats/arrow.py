@@ -52,34 +52,34 @@ class Arrow:
     schema: pa.Schema
     name: str = "Arrow IPC"
     seeks: bool = True
-    _known: dict[str, _Known] = field(default_factory=dict)
+    _known: dict[Item, _Known] = field(default_factory=dict)
 
     @classmethod
     def of(cls, items: Sequence[Item], get: Get) -> Arrow:
         first = items[0]
         known = _learned(first, get)
-        return cls(first, plain(known.schema, first), _known={first.url: known})
+        return cls(first, plain(known.schema, first), _known={first: known})
 
     def learn(self, item: Item, get: Get) -> None:
-        if item.url not in self._known:
+        if item not in self._known:
             known = _learned(item, get)
             agreed(plain(known.schema, item), item, first=self.first, expected=self.schema)
-            self._known[item.url] = known
+            self._known[item] = known
 
     def spans(self, item: Item, get: Get) -> Sequence[Span]:
         self.learn(item, get)
-        known = self._known[item.url]
+        known = self._known[item]
         found = known.blocks or ()
         if any(span.rows < 0 for span in found):
             with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="spans") as pool:
                 rows = list(pool.map(lambda span: _rows(item, span, get), found))
             found = tuple(span._replace(rows=count) for span, count in zip(found, rows, strict=True))
-            self._known[item.url] = known._replace(blocks=found)
+            self._known[item] = known._replace(blocks=found)
         return [span for span in found if span.rows]
 
     def decode(self, item: Item, span: Span, data: memoryview, columns: Sequence[str] | None) -> pa.Table:
         expected = chosen(self.schema, columns, item)
-        known = self._known[item.url]
+        known = self._known[item]
         dictionaries = [message for start, message in known.dictionaries if start <= span.start]
         with told(item, "record batch", at=within(span)):
             source = pa.PythonFile(SparseFile.joined([known.head, *dictionaries, data]), mode="r")

@@ -25,7 +25,7 @@ class Message(NamedTuple):
 
     @classmethod
     def read(cls, head: memoryview, length: int) -> Message:
-        """`head` is at least `length` bytes, as `head_length` says. Raises ValueError and struct.error."""
+        """`head` is at least `length` bytes, as `head_length` says. Raises ValueError."""
         start = 8 if bytes(head[:4]) == CONTINUES else 4
         table = Table.root(head[start:length])
         kind, body = table.number(1, "B"), table.number(3, "q")

@@ -51,7 +51,7 @@ class Format(Protocol):
     def decode(self, item: Item, span: Span, data: memoryview, columns: Sequence[str] | None) -> pa.Table:
         """The span's rows: exactly `span.rows` of them, only `columns` where given, in the format's own order.
 
-        Reads nothing else: the item was learned before. The table may lie in `data`: leave that alone as long as the table lives.
+        Reads nothing else: the item was learned before. The table may lie in `data`, which must not change then.
         Raises DataError where the bytes are not what the span says.
         """
 

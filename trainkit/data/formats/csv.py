@@ -38,7 +38,7 @@ class Csv:
     delimiter: str
     name: str = "CSV"
     seeks: bool = True
-    _headers: dict[str, _Header] = field(default_factory=dict)
+    _headers: dict[Item, _Header] = field(default_factory=dict)
 
     @classmethod
     def of(cls, items: Sequence[Item], get: Get, *, delimiter: str = ",") -> Csv:
@@ -48,26 +48,26 @@ class Csv:
                 data = memoryview(get(item, span.start, span.length))
                 table = _parsed(item, span, data, header.names, None, delimiter)
                 schema = pa.schema([pa.field(column.name, _settled(column.type)) for column in table.schema])
-                return cls(schema, item, delimiter, _headers={item.url: header})
+                return cls(schema, item, delimiter, _headers={item: header})
         raise NoRows.of(items[0])
 
     def learn(self, item: Item, get: Get) -> None:
-        if item.url in self._headers:
+        if item in self._headers:
             return
         header = _header(item, get, self.delimiter)
         known = [
             self.schema.field(name) if name in self.schema.names else pa.field(name, pa.null()) for name in header.names
         ]
         agreed(pa.schema(known), item, first=self.first, expected=self.schema)
-        self._headers[item.url] = header
+        self._headers[item] = header
 
     def spans(self, item: Item, get: Get) -> Sequence[Span]:
         self.learn(item, get)
-        return list(_spans(item, get, self._headers[item.url]))
+        return list(_spans(item, get, self._headers[item]))
 
     def decode(self, item: Item, span: Span, data: memoryview, columns: Sequence[str] | None) -> pa.Table:
         expected = chosen(self.schema, columns, item)
-        table = _parsed(item, span, data, self._headers[item.url].names, expected, self.delimiter)
+        table = _parsed(item, span, data, self._headers[item].names, expected, self.delimiter)
         counted(item, span, table.num_rows, remedy=_QUOTES)
         return table
 
@@ -87,7 +87,7 @@ def _header(item: Item, get: Get, delimiter: str) -> _Header:
         length *= 2
     end = int(ends[0]) if len(ends) else len(data)
     with told(item, "header of CSV", remedy="Write the names of the columns into the first line, as UTF-8"):
-        names = next(csv.reader([bytes(data[:end]).decode().rstrip("\r\n")], delimiter=delimiter, strict=True), [])
+        names = _names(bytes(data[:end]).decode().rstrip("\r\n"), delimiter)
     remedy = "Write the names of the columns into the first line"
     for name in names:
         if not name or _number(name):
@@ -97,6 +97,13 @@ def _header(item: Item, get: Get, delimiter: str) -> _Header:
     if not names:
         raise wrong(item, "its first line is empty", remedy)
     return _Header(tuple(names), begin + end)
+
+
+def _names(line: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=delimiter, strict=True), [])
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
 
 
 def _number(text: str) -> bool:

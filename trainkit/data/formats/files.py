@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from trainkit.data.formats.base import Span, wrong
+from trainkit.data.formats.base import Span, counted, wrong
 from trainkit.data.formats.tables import chosen
 from trainkit.data.items import Get, Item, Listing
 
@@ -32,6 +32,7 @@ class Files:
         expected = chosen(self.schema, columns, item)
         if len(data) != item.size:
             raise wrong(item, f"{len(data)} bytes came of {item.size}", "List the data again: it has changed")
+        counted(item, span, 1)
         path = self.listing.name(item).lstrip("/")
         ends = np.array([0, len(data)], np.int64)
         # Not pa.array([data]): it would copy what may be most of the memory there is.

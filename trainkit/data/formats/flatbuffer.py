@@ -1,7 +1,7 @@
 """Reads the few fields of Arrow's own metadata that pyarrow does not show: where record batches lie.
 
 A table is a position; its fields have numbers, given by Arrow's schemas (format/File.fbs, Message.fbs). Every read is
-within the buffer or raises struct.error, ValueError or IndexError.
+within the buffer, or raises ValueError.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _follow(data: memoryview, place: int) -> int:
 
 
 def _read(kind: str, data: memoryview, place: int) -> int:
-    if place < 0:
-        raise ValueError("a position lies before its buffer")
+    if not 0 <= place <= len(data) - struct.calcsize(kind):
+        raise ValueError("a position lies outside of its buffer")
     value: int = struct.unpack_from(kind, data, place)[0]
     return value

@@ -37,7 +37,7 @@ class Parquet:
     schema: pa.Schema
     name: str = "Parquet"
     seeks: bool = True
-    _footers: dict[str, _Footer] = field(default_factory=dict)
+    _footers: dict[Item, _Footer] = field(default_factory=dict)
 
     @classmethod
     def of(cls, items: Sequence[Item], get: Get) -> Parquet:
@@ -45,24 +45,24 @@ class Parquet:
         footer = _footer(first, get)
         with told(first, "Parquet file"):
             schema = footer.metadata.schema.to_arrow_schema()
-        return cls(first, plain(schema, first), _footers={first.url: footer})
+        return cls(first, plain(schema, first), _footers={first: footer})
 
     def learn(self, item: Item, get: Get) -> None:
-        if item.url in self._footers:
+        if item in self._footers:
             return
         footer = _footer(item, get)
         with told(item, "Parquet file"):
             schema = footer.metadata.schema.to_arrow_schema()
         agreed(plain(schema, item), item, first=self.first, expected=self.schema)
-        self._footers[item.url] = footer
+        self._footers[item] = footer
 
     def spans(self, item: Item, get: Get) -> Sequence[Span]:
         self.learn(item, get)
-        return self._footers[item.url].spans
+        return self._footers[item].spans
 
     def decode(self, item: Item, span: Span, data: memoryview, columns: Sequence[str] | None) -> pa.Table:
         expected = chosen(self.schema, columns, item)
-        footer = self._footers[item.url]
+        footer = self._footers[item]
         group = footer.groups.get(span.start)
         if group is None:
             raise wrong(item, "no row group begins here", "List the data again: it has changed", at=within(span))
