@@ -3,7 +3,7 @@
     TrainkitError                 70  trainkit itself
     ├── UsageError                64  a command line that makes no sense          the caller
     ├── ConfigError               78  config files or settings, every mistake     the job's author, or the platform
-    ├── DataError                 65  data that is not what its name says         the data's author
+    ├── DataError                 65  data that is not what it should be             whoever wrote the data
     ├── ScriptMissing             66  the script to run is not there              the image or the job's author
     ├── StorageError              74  a URL that cannot be read or written        storage, credentials, network
     ├── PeerLost                  75  a host did not come, or went away           the platform (worth a retry)
