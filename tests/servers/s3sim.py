@@ -51,11 +51,12 @@ class Request(NamedTuple):
 class S3Sim:
     """The server. `latency` is the wait in seconds before each answer, `bandwidth` bytes per second and connection,
     `p503` and `pcut` the shares of requests that are throttled and of bodies that are cut in half, `refuse` an error
-    (status, code) for every request."""
+    (status, code) for every request, `expired` an access key that is not good any more."""
 
     def __init__(self, root: Path, *, port: int = 0, seed: int = 0) -> None:
         self.latency = self.bandwidth = self.p503 = self.pcut = 0.0
         self.refuse: tuple[int, str] | None = None
+        self.expired = ""
         self.stats: Counter[str] = Counter()
         self._root = root.resolve()
         self._random = random.Random(seed)
@@ -64,8 +65,12 @@ class S3Sim:
         self._open: set[socket.socket] = set()
         self._threads: set[threading.Thread] = set()
         self._listener = socket.create_server(("127.0.0.1", port), backlog=1024)
+        self.port = int(self._listener.getsockname()[1])
 
     def __enter__(self) -> S3Sim:
+        """May be entered again after it was left: it listens on the same port."""
+        if self._listener.fileno() < 0:
+            self._listener = socket.create_server(("127.0.0.1", self.port), backlog=1024)
         self._acceptor = threading.Thread(target=self.serve, name="s3sim")
         self._acceptor.start()
         return self
@@ -83,10 +88,6 @@ class S3Sim:
                 pass  # it ended by itself
         for thread in tuple(self._threads):
             thread.join()
-
-    @property
-    def port(self) -> int:
-        return int(self._listener.getsockname()[1])
 
     @property
     def environ(self) -> dict[str, str]:
@@ -138,6 +139,8 @@ class S3Sim:
         self._count("requests")
         if self.refuse:
             self._error(connection, request, *self.refuse)
+        elif self.expired and f"Credential={self.expired}/" in request.headers.get("authorization", ""):
+            self._error(connection, request, 400, "ExpiredToken")
         elif self._strikes(self.p503):
             self._error(connection, request, 503, "SlowDown")
         elif request.method not in ("GET", "HEAD"):
@@ -267,6 +270,7 @@ def _requests(connection: socket.socket) -> Iterator[Request]:
         method, target, _ = first.split(" ")
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         path, _, query = target.partition("?")
+        path = path[path.index("/", 8) :] if path.startswith("http://") else path  # as proxies are asked
         bucket, _, key = path.lstrip("/").partition("/")
         yield Request(method, bucket, unquote(key), dict(parse_qsl(query, keep_blank_values=True)), headers)
 

@@ -22,7 +22,9 @@ def whole(order: Order, rows: np.ndarray) -> list[tuple[int, int]]:
     return found
 
 
-@given(rows=SIZES, seed=st.integers(0, 2**63), epoch=st.integers(0, 99), lanes=st.integers(1, 50), shuffle=st.booleans())
+@given(
+    rows=SIZES, seed=st.integers(0, 2**63), epoch=st.integers(0, 99), lanes=st.integers(1, 50), shuffle=st.booleans()
+)
 @settings(deadline=None)
 def test_every_row_comes_once(rows: np.ndarray, seed: int, epoch: int, lanes: int, shuffle: bool) -> None:
     order = Order.of(rows, seed=seed, epoch=epoch, lanes=lanes, shuffle=shuffle)

@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 from xml.sax.saxutils import unescape
 
 import boto3
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
@@ -48,6 +48,7 @@ class HttpReader:
     def fill(self, item: Item, start: int, view: memoryview, *, timeout: float) -> int:
         home = self._home
         if home.process != os.getpid():  # what came through a fork shares its sockets with the parent
+            home.close()
             home = self._home = _Home(self._environ)
         bucket, key = _split(item.url)
         signer = home.signer(item.url, bucket)
@@ -99,6 +100,7 @@ def _ask(
     """One request. How many bytes came, and whether the connection can take another."""
     target = signer.address.target(key)
     headers = signer.headers(target)
+    headers["User-Agent"] = "trainkit"
     headers["Range"] = f"bytes={start}-{start + len(view) - 1}"
     if item.etag:
         headers["If-Match"] = item.etag
@@ -111,7 +113,8 @@ def _ask(
         line.putheader(name, value)
     line.endheaders()
     with line.getresponse() as answer:
-        if answer.status != 206:
+        whole = answer.status == 200 and start == 0 and answer.length == len(view)
+        if answer.status != 206 and not whole:
             raise _Refused(answer.status, answer.read(100_000).decode(errors="replace"))
         if answer.length != len(view):
             raise failure(
@@ -136,6 +139,7 @@ class _Home:
         self.instead = BotoReader(environ)
         self._store = S3Store.of(environ)
         self._lock = threading.Lock()
+        self._closed = False
         self._addresses: dict[str, Address | None] = {}
         self._signers: dict[str, Signer | None] = {}
         self._idle: dict[tuple[str, str], deque[http.client.HTTPConnection]] = {}
@@ -156,7 +160,7 @@ class _Home:
             if bucket not in self._addresses:
                 self._addresses[bucket] = self._address(url, bucket)
             address = self._addresses[bucket]
-            made = self._signers[bucket] = Signer(address, keys) if address and keys else None
+            made = self._signers[bucket] = Signer(address, keys) if address else None
         return made
 
     def connection(self, address: Address) -> tuple[http.client.HTTPConnection, bool]:
@@ -170,7 +174,10 @@ class _Home:
         return http.client.HTTPConnection(address.host), False
 
     def keep(self, address: Address, line: http.client.HTTPConnection) -> None:
-        self._idle.setdefault((address.scheme, address.host), deque()).append(line)
+        if self._closed:
+            line.close()
+        else:
+            self._idle.setdefault((address.scheme, address.host), deque()).append(line)
 
     def judge(self, refused: _Refused, item: Item, doing: str, signer: Signer) -> Exception:
         """What to do about a refusal: Passing, or the error for people."""
@@ -190,22 +197,28 @@ class _Home:
         return explain(item.url, doing, said, endpoint=self._store.endpoint)
 
     def close(self) -> None:
+        self._closed = True
         for lines in self._idle.values():
             while lines:
                 lines.pop().close()
 
-    def _keys(self) -> Keys | None:
+    def _keys(self) -> Keys:
         if self._credentials is None:
-            return None
+            raise NoCredentialsError
         now = self._credentials.get_frozen_credentials()  # refreshed where they say when they expire
-        return Keys(now.access_key, now.secret_key, now.token) if now.access_key and now.secret_key else None
+        if not (now.access_key and now.secret_key):
+            raise NoCredentialsError
+        return Keys(now.access_key, now.secret_key, now.token)
 
     def _renewed(self, used: Keys) -> bool:
         """Keys in a file or the environment do not say when they expire: read them again. Whether others are there."""
         with self._lock:
-            if self._keys() == used:
-                self._credentials = boto3.session.Session(region_name=self._store.region).get_credentials()
-            return self._keys() not in (None, used)
+            try:
+                if self._keys() == used:
+                    self._credentials = boto3.session.Session(region_name=self._store.region).get_credentials()
+                return self._keys() != used
+            except (BotoCoreError, OSError):
+                return False
 
     def _address(self, url: str, bucket: str) -> Address | None:
         """Where botocore would go for an object of this bucket; None where it would do more than sign plainly."""

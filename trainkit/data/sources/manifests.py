@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from trainkit.data.items import Item, Listing
@@ -29,9 +29,12 @@ _SHOWN = 3
 class Augmented(Listing):
     """The objects of an augmented manifest, with the lines that speak of each: `lines[url]`, JSON as it stood there."""
 
-    lines: Mapping[str, Sequence[bytes]] = ()  # type: ignore[assignment]
+    lines: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
     reference: str = "source-ref"
     """The attribute whose object an item is. Other references of a line stay URLs."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """The other attributes, in the order of their first lines, and what is in them: "bool", "int64", "float64", or
+    "string", which is also what a mixture and what is nested becomes, as JSON."""
 
 
 def read(manifest: Item, *, environ: Mapping[str, str]) -> Listing:
@@ -43,8 +46,9 @@ def read(manifest: Item, *, environ: Mapping[str, str]) -> Listing:
     if content.lstrip()[:1] == b"[":
         urls = _plain(manifest.url, content)
         return Listing(_items(manifest.url, urls, environ=environ), _common(urls))
-    reference, lines = _augmented(manifest.url, content)
-    return Augmented(_items(manifest.url, list(lines), environ=environ), _common(list(lines)), False, lines, reference)
+    reference, lines, columns = _augmented(manifest.url, content)
+    items = _items(manifest.url, list(lines), environ=environ)
+    return Augmented(items, _common(list(lines)), False, lines, reference, columns)
 
 
 def _plain(url: str, content: bytes) -> list[str]:
@@ -58,26 +62,40 @@ def _plain(url: str, content: bytes) -> list[str]:
     return [prefix + key for key in dict.fromkeys(keys)]
 
 
-def _augmented(url: str, content: bytes) -> tuple[str, dict[str, list[bytes]]]:
-    """The attribute that names the objects, and the lines of each object, in the order of the objects' first lines."""
+def _augmented(url: str, content: bytes) -> tuple[str, dict[str, list[bytes]], dict[str, str]]:
+    """The attribute that names the objects, the lines of each object in the order of first lines, and the columns."""
     reference = ""
     lines: dict[str, list[bytes]] = {}
+    columns: dict[str, str] = {}
     for number, line in enumerate(content.splitlines(), 1):
         if not line.strip():
             continue
         try:
             row: Any = json.loads(line)
             reference = reference or next(name for name in row if name.endswith(REFERENCE))
-            target = row[reference]
-        except (ValueError, KeyError, TypeError, StopIteration):
+            target = row.pop(reference)
+        except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
             wants = f"{reference!r}" if reference else f"an attribute that ends with {REFERENCE!r}"
             raise _wrong(url, f"line {number} is no JSON object with {wants}") from None
         if not isinstance(target, str):
             raise _wrong(url, f"line {number}: {reference!r} is no URL")
+        for name, value in row.items():
+            if value is not None:
+                columns[name] = _both(columns.get(name), value)
         lines.setdefault(target, []).append(line)
     if not lines:
         raise _wrong(url, "it has no lines")
-    return reference, lines
+    return reference, lines, columns
+
+
+def _both(before: str | None, value: object) -> str:
+    """What a column is that was `before`, and has this value too."""
+    kind = {bool: "bool", int: "int64", float: "float64"}.get(type(value), "string")
+    if kind == "int64" and not -(2**63) <= value < 2**63:  # type: ignore[operator]
+        kind = "string"
+    if before in (None, kind):
+        return kind
+    return "float64" if {before, kind} == {"int64", "float64"} else "string"
 
 
 def _items(url: str, wanted: Sequence[str], *, environ: Mapping[str, str]) -> tuple[Item, ...]:
