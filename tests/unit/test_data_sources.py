@@ -259,6 +259,13 @@ def test_there_is_no_job_to_ask_on_a_laptop(monkeypatch: pytest.MonkeyPatch) -> 
         find("job", channel="train")
 
 
+def test_a_pipe_has_no_listing_and_tells_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"inputdataconfig.json: train.TrainingInputMode .*TRAINKIT_CHANNEL_<NAME>=s3"
+    ):
+        find(str(tmp_path / "train"), channel="train", mode="Pipe")
+
+
 def test_a_plain_item_is_what_the_listing_says(tmp_path: Path) -> None:
     (tmp_path / "one").write_bytes(b"123")
     assert find(str(tmp_path)).items == (Item(f"{tmp_path}/one", 3),)

@@ -87,6 +87,6 @@ def _missing(where: str, *, environ: Mapping[str, str]) -> StorageError:
 def _pipe(channel: str, said_by: str) -> Mistake:
     return Mistake(
         said_by or "inputdataconfig.json", f"{channel}.TrainingInputMode", "Pipe",
-        "a pipe gives no access to a row but in turn, so its rows cannot be mixed, dealt to ranks or gone on with",
+        "a pipe brings bytes once and in one order, and has no files to list: it can be RecordIO or lines, nothing else",
         "Use FastFile, or have the objects read directly: TRAINKIT_CHANNEL_<NAME>=s3://… or =job",
     )  # fmt: skip

@@ -76,7 +76,7 @@ class Pipe:
                 dealer.begin(lambda: self._cut_records(epoch, dealer), skip=skip)
             connection = leaving.enter_context(closing(self._connect(address)))
             connection.sendall(_LENGTH.pack(self._place.local_rank))
-            stream = leaving.enter_context(closing(connection.makefile("rb", _GATHERED)))
+            stream = leaving.enter_context(closing(cast(io.BufferedIOBase, connection.makefile("rb", _GATHERED))))
             yield from _received(stream, str(self.fifo(epoch)))
 
     def fifo(self, epoch: int) -> Path:
