@@ -37,8 +37,10 @@ class Numbers:
             for start in range(0, count, self._rows)
         ]
 
-    def schema(self, item: Item, get: Get) -> pa.Schema:
-        return pa.schema({"n": pa.int64()})
+    schema = pa.schema({"n": pa.int64()})
+
+    def learn(self, item: Item, get: Get) -> None:
+        pass
 
     def decode(self, item: Item, span: Span, data: memoryview, columns: Sequence[str] | None) -> pa.Table:
         return pa.table({"n": np.frombuffer(data, dtype=np.int64)})
@@ -74,7 +76,7 @@ def choices(**changed: Any) -> Choices:
 
 def streams(storage: Storage, ranks: int, *, rows: int = 5, **changed: Any) -> list[Stream]:
     index = storage.index(rows)
-    return [Stream(index, storage.get, choices(**changed), rank=rank, ranks=ranks) for rank in range(ranks)]
+    return [Stream(index, storage, choices(**changed), rank=rank, ranks=ranks) for rank in range(ranks)]
 
 
 def steps(ranks: Sequence[Stream], most: int | None = None, *, strided: bool = True) -> list[list[int]]:
@@ -196,10 +198,11 @@ def test_what_goes_wrong_in_a_thread_is_raised_in_the_loop_and_leaves_no_thread(
     storage = Storage([40])
     index = storage.index(5)
 
-    def broken(item: Item, start: int, length: int) -> bytes:
-        raise DataError("the disk is on fire")
+    class Broken:
+        def get(self, item: Item, start: int, length: int) -> bytes:
+            raise DataError("the disk is on fire")
 
-    stream = Stream(index, broken, choices(), rank=0, ranks=1)
+    stream = Stream(index, Broken(), choices(), rank=0, ranks=1)
     with pytest.raises(DataError, match="on fire"):
         next(iter(stream))
     stream.close()

@@ -26,7 +26,6 @@ class Index:
 
     listing: Listing
     format: Format
-    schema: pa.Schema
     owners: Integers
     starts: Integers
     lengths: Integers
@@ -41,8 +40,11 @@ class Index:
         owners = np.repeat(np.arange(len(found)), [len(spans) for spans in found])
         some = spans[:, 2] > 0
         starts, lengths, rows = (np.ascontiguousarray(spans[some, column]) for column in range(3))
-        schema = format.schema(listing.items[0], get)
-        return cls(listing, format, schema, owners[some], starts, lengths, rows)
+        return cls(listing, format, owners[some], starts, lengths, rows)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.format.schema
 
     @property
     def total(self) -> int:

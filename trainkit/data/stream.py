@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from trainkit.data.batches import Kind, converter
 from trainkit.data.feed import Feed
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 VERSION = 1
-MEMORY = 256 << 20
-"""Bytes of data that a rank holds: blocks that it takes rows from, and those on their way."""
 _GATHERED = 8 << 20  # bytes of the rows that are put in order at once
 _READY = 2  # batches ready beside the one that trains; the rest of the work lies in blocks
 _THREADS = 8
@@ -42,6 +40,13 @@ class Choices:
     memory: int
 
 
+class Fetches(Protocol):
+    """What a stream needs of a fetcher."""
+
+    @property
+    def get(self) -> Get: ...
+
+
 class Workers(NamedTuple):
     """Which one of how many processes this is that read one rank's stream together."""
 
@@ -55,9 +60,9 @@ class Stream:
     `position` counts the samples that all ranks together have had in this epoch: one integer, the same on every rank.
     """
 
-    def __init__(self, index: Index, get: Get, choices: Choices, *, rank: int, ranks: int) -> None:
+    def __init__(self, index: Index, fetcher: Fetches, choices: Choices, *, rank: int, ranks: int) -> None:
         self._index = index
-        self._get = get
+        self._fetcher = fetcher
         self._choices = choices
         self._share = Share(rank, ranks, choices.batch_size, choices.tail, strided=choices.shuffle)
         self._lanes = choices.lanes or _lanes(index, ranks=ranks, memory=choices.memory)
@@ -142,7 +147,7 @@ class Stream:
         choices, index = self._choices, self._index
         order = Order.of(index.rows, seed=choices.seed, epoch=epoch, lanes=self._lanes, shuffle=choices.shuffle)
         columns = list(choices.columns) if choices.columns else None
-        reader = Reader(index, order, self._get, columns=columns, budget=choices.memory, threads=_THREADS)
+        reader = Reader(index, order, self._fetcher.get, columns=columns, budget=choices.memory, threads=_THREADS)
         convert, size = converter(choices.kind), choices.batch_size
         try:
             for steps, rows in reader.chunks(self._plan(position, every=every)):

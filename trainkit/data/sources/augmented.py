@@ -28,7 +28,11 @@ class AugmentedRows:
     def spans(self, item: Item, get: Get) -> Sequence[Span]:
         return (Span(0, item.size, len(self._listing.lines[item.url])),)
 
-    def schema(self, item: Item, get: Get) -> pa.Schema:
+    def learn(self, item: Item, get: Get) -> None:
+        """There is nothing about an object to know."""
+
+    @property
+    def schema(self) -> pa.Schema:
         attributes = [pa.field(name, pa.type_for_alias(kind)) for name, kind in self._listing.columns.items()]
         return pa.schema([pa.field(self._listing.reference, pa.binary()), *attributes])
 
