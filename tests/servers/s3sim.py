@@ -109,6 +109,7 @@ class S3Sim:
                 connection, _ = self._listener.accept()
             except OSError:
                 return  # it was shut down
+            self._count("connections")
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             thread = threading.Thread(target=self._converse, args=(connection,), daemon=True)
             with self._lock:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 import s3fs
@@ -17,6 +21,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
+from servers import s3sim
 from servers.s3 import S3Server
 from servers.s3sim import S3Sim
 
@@ -95,6 +100,25 @@ def test_throttling_and_cut_bodies_cost_time_and_no_byte(sim: S3Sim, item: Item,
     assert sim.stats["SlowDown"] and sim.stats["cut"]
     assert fetcher.counters.retries == sim.stats["SlowDown"] + sim.stats["cut"]
     assert sim.stats["bytes"] == SIZE, "what came before a cut was asked for again"
+
+
+def test_the_server_runs_as_a_program_too(
+    sim: S3Sim, item: Item, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, s3sim.__file__, str(tmp_path), "--p503", "0.05", "--pcut", "0.03", "--latency-ms", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        endpoint = f"http://127.0.0.1:{int(process.stdout.readline())}"
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+        fetcher = open_fetcher(item.url, deadline=20)
+        assert everything(fetcher, item, block=16 << 10) == CONTENT
+        with urlopen(f"{endpoint}/_stats", timeout=20) as answer:
+            stats = json.load(answer)
+        fetcher.close()
+        process.kill()
+    assert stats["bytes"] == SIZE
+    assert stats["requests"] == 192 + stats["SlowDown"] + stats["cut"]
+    assert stats["cut"] and stats["SlowDown"]
 
 
 def test_reads_wait_side_by_side(sim: S3Sim, item: Item, fetcher: Fetcher) -> None:
@@ -207,12 +231,14 @@ def test_a_proxy_is_left_to_boto3(sim: S3Sim, item: Item, monkeypatch: pytest.Mo
 
 def test_a_child_of_a_fork_makes_its_own_connections(sim: S3Sim, item: Item, fetcher: Fetcher) -> None:
     fetcher.get(item, 0, 10)
+    before = sim.stats["connections"]
     with fetcher._lock:  # as if another thread were counting at the moment of the fork
         child = os.fork()
         if not child:
             os._exit(0 if bytes(fetcher.get(item, 100, 10)) == CONTENT[100:110] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert bytes(fetcher.get(item, 50, 10)) == CONTENT[50:60]
+    assert sim.stats["connections"] == before + 1, "one for the child, and the parent's own still good"
 
 
 def test_closing_ends_the_waiting(sim: S3Sim, item: Item) -> None:

@@ -60,6 +60,10 @@ class HttpReader:
         except _Refused as refused:
             line.close()
             raise home.judge(refused, item, f"read {len(view)} bytes from {start}", signer) from None
+        except ssl.SSLCertVerificationError as error:
+            line.close()
+            remedy = "Set AWS_CA_BUNDLE to the certificates that are to be trusted, if this is the right endpoint"
+            raise failure(item.url, "trust its server", error.verify_message, remedy) from error
         except (OSError, http.client.HTTPException) as error:
             line.close()
             raise Passing(f"{type(error).__name__}: {error}", at_once=old) from error

@@ -87,6 +87,6 @@ def _missing(where: str, *, environ: Mapping[str, str]) -> StorageError:
 def _pipe(channel: str, said_by: str) -> Mistake:
     return Mistake(
         said_by or "inputdataconfig.json", f"{channel}.TrainingInputMode", "Pipe",
-        "a pipe brings bytes once and in one order, and has no files to list: it can be RecordIO or lines, nothing else",
+        "a pipe brings bytes once and in one order, without files to list: RecordIO or lines, nothing else",
         "Use FastFile, or have the objects read directly: TRAINKIT_CHANNEL_<NAME>=s3://… or =job",
     )  # fmt: skip
