@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from trainkit.data import formats
 from trainkit.data.formats import Format, Span
-from trainkit.data.formats.records import _CRC, MAGIC
+from trainkit.data.formats.records import MAGIC, crc32c, masked
 from trainkit.data.items import Item, Listing
 from trainkit.errors import StorageError
 
@@ -143,16 +143,11 @@ def recordio(records: list[bytes]) -> bytes:
 
 
 def tfrecord(records: list[bytes]) -> bytes:
-    def masked(data: bytes) -> bytes:
-        crc = 0xFFFFFFFF
-        for octet in data:
-            crc = _CRC[(crc ^ octet) & 0xFF] ^ crc >> 8
-        crc ^= 0xFFFFFFFF
-        return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+    def checked(data: bytes) -> bytes:
+        return data + struct.pack("<I", masked(crc32c(data)))
 
     heads = [struct.pack("<Q", len(record)) for record in records]
-    pairs = zip(heads, records, strict=True)
-    return b"".join(head + masked(head) + record + masked(record) for head, record in pairs)
+    return b"".join(checked(head) + checked(record) for head, record in zip(heads, records, strict=True))
 
 
 def samples() -> list[Sample]:

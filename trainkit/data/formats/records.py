@@ -55,7 +55,7 @@ class Records:
 
     def spans(self, item: Item, get: Get) -> Sequence[Span]:
         begins, end = [], 0
-        with told(item, self.name, at=f"after byte {end}", remedy="Write it again: it may be cut off"):
+        with told(item, self.name, remedy="Write it again: it may be cut off"):
             for record in self.framing.records(runs.Window(item, get), item.size):
                 begins.append(record.begin)
                 end = record.end
@@ -114,12 +114,20 @@ def _tfrecord(read: Read, end: int) -> Iterator[_Record]:
 
 def begins_tfrecord(head: bytes) -> bool:
     """Whether the first 12 bytes are a length and its checksum."""
+    return masked(crc32c(head[:8])) == int.from_bytes(head[8:12], "little")
+
+
+def masked(crc: int) -> int:
+    """As TFRecord stores a checksum: so that one of data that holds checksums is still worth something."""
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def crc32c(data: bytes) -> int:
+    """Byte by byte in Python: for a few bytes."""
     crc = 0xFFFFFFFF
-    for octet in head[:8]:
+    for octet in data:
         crc = _CRC[(crc ^ octet) & 0xFF] ^ crc >> 8
-    crc ^= 0xFFFFFFFF
-    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-    return masked == int.from_bytes(head[8:12], "little")
+    return crc ^ 0xFFFFFFFF
 
 
 def _castagnoli(octet: int) -> int:

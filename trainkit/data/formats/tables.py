@@ -1,26 +1,31 @@
 """One schema for all tables of a listing.
 
 The first item decides. Others have the same columns, of the same types, in any order; what differs is refused, since
-neither filling in nulls nor dropping a column is ours to choose. Dictionaries differ from item to item, so columns
-that are encoded with one come as plain values. Metadata and nullability are dropped: they say how a file was written.
+neither filling in nulls nor dropping a column is ours to choose. Only a column that has no type, because it is empty
+throughout a file, fits any. Dictionaries differ from item to item, so columns that are encoded with one come as plain
+values. Metadata and nullability are dropped: they say how a file was written.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pyarrow as pa
 
-from trainkit.data.formats.base import wrong
+from trainkit.data.formats.base import told, wrong
 from trainkit.data.items import Item
 
 
 def plain(schema: pa.Schema, item: Item) -> pa.Schema:
     """The schema that its tables have once `conformed`. Raises DataError for columns that share a name."""
-    for name in schema.names:
-        if schema.names.count(name) > 1:
+    with told(item, "schema"):  # names are text only when someone asks for them, and need not be UTF-8
+        found = pa.schema([pa.field(field.name, _plain(field.type)) for field in schema])
+        names = found.names
+    for name, count in Counter(names).items():
+        if count > 1:
             raise wrong(item, f"two columns are called {name!r}", "Rename one of them")
-    return pa.schema([pa.field(field.name, _plain(field.type)) for field in schema])
+    return found
 
 
 def agreed(schema: pa.Schema, item: Item, *, first: Item, expected: pa.Schema) -> None:
@@ -32,7 +37,8 @@ def agreed(schema: pa.Schema, item: Item, *, first: Item, expected: pa.Schema) -
     for field in schema:
         if field.name not in expected.names:
             raise wrong(item, f"has a column {field.name!r}, which {first.url} does not have", remedy)
-        if not field.type.equals(expected.field(field.name).type):
+        # pandas writes a column without a type where it is empty throughout a file.
+        if not pa.types.is_null(field.type) and not field.type.equals(expected.field(field.name).type):
             there = expected.field(field.name).type
             raise wrong(item, f"column {field.name!r} is {field.type}, and {there} in {first.url}", remedy)
 
