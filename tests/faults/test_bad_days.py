@@ -13,6 +13,7 @@ import pytest
 from harness import DEADLINE, environment, lay_tree, processes_mentioning
 
 from faults.plain import ENTRY, FORKED, Host, hosts, until
+from trainkit.launch.course import SIBLING_GRACE
 
 SPAWNED = {"engine": "spawn"}
 ENGINES = [pytest.param(SPAWNED, id="spawn"), pytest.param(FORKED, id="fork")]
@@ -152,7 +153,7 @@ while True:
     argv = [*ENTRY, "--procs", "4", "--engine", "spawn"]
     with subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE) as running:
         assert running.stdout
-        lags, flood, sent, told, rest = [], 0, 0.0, 0.0, b""
+        lags, flood, stalled, sent, told, rest = [], 0, False, 0.0, 0.0, b""
         while data := os.read(running.stdout.fileno(), 1 << 20):
             flood += len(data)
             *lines, rest = (rest + data).split(b"\n")
@@ -161,13 +162,16 @@ while True:
                     lags.append(time.time() - float(line.split()[-1]))
                 elif line.startswith(b"[algo-1:3] told at"):
                     told = float(line.split()[-1])
-            if len(lags) > 40 and not sent:
+            if len(lags) > 20 and not stalled:
+                stalled = True
+                time.sleep(2)  # a reader that has other things to do
+            if len(lags) > 60 and not sent:
                 memory = peak_memory(running.pid)
                 sent = time.time()
                 running.send_signal(signal.SIGTERM)
         assert running.wait(DEADLINE) == 0
     assert flood > 5 << 20
-    assert memory < 60 << 20
+    assert memory < 45 << 20
     assert told - sent < 1
     assert max(lags) < 5, lags
 
@@ -205,7 +209,7 @@ time.sleep(600)
         (host.root / "output/data/all").touch()
         began = time.monotonic()
         assert host.end() == 1, host.log
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < SIBLING_GRACE  # none had to be killed
         assert processes_mentioning(str(tmp_path)) == []
     assert (host.failure or "").startswith("ValueError: bad batch\nrank 41 on algo-1, ")
 
@@ -343,9 +347,9 @@ time.sleep(600 if generation < 20 else 0.05)
         assert [host.end() for host in running] == [0, 0], running[0].log
     for host in running:
         seen = [(int(d), int(m)) for d, m in re.findall(r"descriptors (\d+) memory (\d+)", host.log)]
-        assert len(seen) == 21
+        assert len(seen) > 10  # on a busy machine one may be ended before it can look
         descriptors, memory = zip(*seen, strict=True)
-        assert max(descriptors[15:]) <= min(descriptors[:5]) + 4, descriptors  # a few are those of the moment
+        assert max(descriptors[-5:]) <= min(descriptors[:5]) + 4, descriptors  # a few are those of the moment
         assert memory[-1] - memory[1] < 2048, memory  # KiB
 
 

@@ -17,6 +17,7 @@ from typing import Protocol
 _LONGEST = 64 * 1024  # bytes of a line; a longer one is shown in pieces
 _MOST_KEPT = 1 << 20  # bytes that wait for a slow reader before those who write are held back
 _LAST_PATIENCE = 10.0  # seconds that a reader may stall at the very end
+_LONGEST_END = 30.0  # seconds for all of the end, however it dribbles: the platform counts them, too
 _BAR_PAUSE = 5.0  # seconds between two states of a progress bar
 
 
@@ -143,7 +144,7 @@ class Console:
         if self._waiting and self._loop:
             self._loop.unwatch(self._descriptor)
         self._loop, self._waiting = None, False
-        self._pass_on(patience=_LAST_PATIENCE)
+        self._pass_on(patience=_LAST_PATIENCE, longest=_LONGEST_END)
 
     def _room(self) -> None:
         self._pass_on(patience=0.0)
@@ -153,9 +154,10 @@ class Console:
         if not self.full:
             self.on_room()
 
-    def _pass_on(self, *, patience: float | None) -> None:
+    def _pass_on(self, *, patience: float | None, longest: float = float("inf")) -> None:
         """Write while there is room; wait for it up to `patience` seconds at a time (None: for ever)."""
-        while self._kept and not self._gone:
+        end = time.monotonic() + longest
+        while self._kept and not self._gone and time.monotonic() < end:
             try:
                 if not select.select([], [self._descriptor], [], patience)[1]:
                     return
