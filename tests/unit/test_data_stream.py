@@ -61,6 +61,9 @@ class Storage:
         self.reads.append((item.url, start))
         return self.data[item.url][start : start + length]
 
+    def close(self) -> None:
+        pass
+
     def index(self, rows: int) -> Index:
         items = tuple(Item(url, len(data), "v1") for url, data in self.data.items())
         return Index.of(Listing(items, "mem/"), Numbers(rows), self.get)
@@ -201,6 +204,9 @@ def test_what_goes_wrong_in_a_thread_is_raised_in_the_loop_and_leaves_no_thread(
     class Broken:
         def get(self, item: Item, start: int, length: int) -> bytes:
             raise DataError("the disk is on fire")
+
+        def close(self) -> None:
+            pass
 
     stream = Stream(index, Broken(), choices(), rank=0, ranks=1)
     with pytest.raises(DataError, match="on fire"):

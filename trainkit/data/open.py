@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from trainkit.data import formats
 from trainkit.data.fetch.choose import open_fetcher
 from trainkit.data.formats.base import Format
@@ -14,22 +16,36 @@ from trainkit.data.stream import Choices, Stream
 from trainkit.errors import DataError
 
 
+class Place(NamedTuple):
+    """What a job says about a channel, where the data is one."""
+
+    channel: str = ""
+    said_by: str = ""
+    mode: str = "File"
+    own_share: bool = False
+    """Whether each host has other files (ShardedByS3Key on several hosts)."""
+    content_type: str | None = None
+
+
 def open_stream(
     where: str,
     choices: Choices,
     *,
     rank: int,
     ranks: int,
-    channel: str = "",
-    said_by: str = "",
-    mode: str = "File",
-    own_share: bool = False,
-    content_type: str | None = None,
+    place: Place | None = None,
 ) -> Stream:
     """A stream over what lies at a path or URL. Raises StorageError, DataError, ConfigError with what to do."""
-    listing = find(where, channel=channel, said_by=said_by, mode=mode, own_share=own_share)
+    place = place or Place()
+    listing = find(where, channel=place.channel, said_by=place.said_by, mode=place.mode, own_share=place.own_share)
+    if place.own_share:
+        raise DataError(
+            f"{listing.root}: this channel is ShardedByS3Key: each host has other files, and a stream of all ranks "
+            f"must know them all. Use FullyReplicated with FastFile, or have the objects read directly: "
+            f"TRAINKIT_CHANNEL_{place.channel.upper()}=s3://…"
+        )
     fetcher = open_fetcher(listing.items[0].url if listing.items else where)
-    listing, format = _format(listing, fetcher.get, content_type=content_type)
+    listing, format = _format(listing, fetcher.get, content_type=place.content_type)
     _known(choices, format, listing)
     index = Index.of(listing, format, fetcher.get)
     return _kind(choices)(index, fetcher, choices, rank=rank, ranks=ranks)

@@ -45,7 +45,7 @@ class Share:
         return total if self.steps(total, beyond) == 0 else beyond
 
     def samples(self, total: int, position: int, *, steps: int = 1, every: int = 1) -> Integers:
-        """This rank's samples of `steps` global batches, one in `every` of those to come; only the last may be short."""
+        """This rank's samples of `steps` global batches, one in `every` to come; only the last may be short."""
         first = position + np.arange(steps, dtype=np.int64)[:, None] * self.whole * every
         full = first + self._within(self.batch)
         samples = full.reshape(-1)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from trainkit.data.batches import Kind, converter
+from trainkit.data.batches import KINDS, Kind, converter
 from trainkit.data.feed import Feed
 from trainkit.data.index import Index
 from trainkit.data.items import Get
 from trainkit.data.order import Order
 from trainkit.data.reader import Chunk, Reader
-from trainkit.data.share import Share, Tail
+from trainkit.data.share import TAILS, Share, Tail
 from trainkit.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What a user chose about a stream. See trainkit.job.Context.stream."""
+    """What a user chose about a stream. See trainkit.job.Context.stream. Raises ValueError for what makes no sense."""
 
     batch_size: int
     shuffle: bool
@@ -39,12 +40,22 @@ class Choices:
     kind: Kind
     memory: int
 
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("lanes", 1), ("memory", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}: must be {least} or more")
+        for name, allowed in (("tail", TAILS), ("kind", KINDS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: must be one of {', '.join(allowed)}")
+
 
 class Fetches(Protocol):
     """What a stream needs of a fetcher."""
 
     @property
     def get(self) -> Get: ...
+    def close(self) -> None: ...
 
 
 class Workers(NamedTuple):
@@ -63,6 +74,7 @@ class Stream:
     def __init__(self, index: Index, fetcher: Fetches, choices: Choices, *, rank: int, ranks: int) -> None:
         self._index = index
         self._fetcher = fetcher
+        weakref.finalize(self, fetcher.close)  # connections live as long as the stream, over all its epochs
         self._choices = choices
         self._share = Share(rank, ranks, choices.batch_size, choices.tail, strided=choices.shuffle)
         self._lanes = choices.lanes or _lanes(index, ranks=ranks, memory=choices.memory)

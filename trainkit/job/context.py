@@ -185,7 +185,7 @@ class Context:
 
         Raises ConfigError, StorageError or DataError with what to do; ValueError for choices that make no sense.
         """
-        from trainkit.data.open import open_stream
+        from trainkit.data.open import Place, open_stream
         from trainkit.data.stream import Choices
 
         chosen = Choices(
@@ -195,9 +195,10 @@ class Context:
         source = self._source(name)
         if source is None and "://" not in name and not Path(name).exists():
             raise self._no_channel(name)
-        place = {"channel": name, "said_by": source.said_by, "mode": source.mode} if source else {}
-        where = source.where if source else name
-        return open_stream(where, chosen, rank=self.rank, ranks=self.world_size, **place)
+        if source is None:
+            return open_stream(name, chosen, rank=self.rank, ranks=self.world_size)
+        place = Place(name, source.said_by, source.mode, source.own_share, source.content_type)
+        return open_stream(source.where, chosen, rank=self.rank, ranks=self.world_size, place=place)
 
     @property
     def rank(self) -> int:
