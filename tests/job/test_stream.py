@@ -115,7 +115,7 @@ for dispatch in (False, True):
     try:
         size = None if dispatch else 2  # without a size, accelerate's own shards fail
         loader = prepare_data_loader(DataLoader(stream(), batch_size=size), num_processes=2, process_index=0,
-                                     put_on_device=False, dispatch_batches=dispatch)
+                                     device=torch.device("cpu"), put_on_device=True, dispatch_batches=dispatch)
         next(iter(loader))
     except DataError as error:
         assert "a second time" in str(error)
