@@ -99,11 +99,12 @@ def test_what_is_there_is_handed_over_while_the_service_takes_a_break(stem: Path
     def serve() -> None:
         with fifo.open("wb", buffering=0) as out:
             out.write(b"first\n")
-            left.wait(20)
+            left.wait(40)
 
     service = threading.Thread(target=serve)
     service.start()
     assert next(reading) == b"first"
+    assert service.is_alive(), "it came only with the end"
     reading.close()
     for thread in threading.enumerate():
         if thread.name == "pipe-dealer":
