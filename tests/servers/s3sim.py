@@ -1,6 +1,7 @@
 """A read-only S3 server over a directory, fast enough to be no bottleneck, and as slow and faulty as asked.
 
     python tests/servers/s3sim.py ROOT [--port N] [--latency-ms 20] [--bw 50] [--p503 0.05] [--pcut 0.03] [--seed N]
+                                    [--certificate FILE]
 
     with S3Sim(root) as sim:            # in a test: threads of this process
         sim.p503 = 0.05                 # knobs turn at any time
@@ -21,6 +22,7 @@ import json
 import os
 import random
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -53,12 +55,16 @@ class S3Sim:
     `p503` and `pcut` the shares of requests that are throttled and of bodies that are cut in half, `refuse` an error
     (status, code) for every request, `expired` an access key that is not good any more."""
 
-    def __init__(self, root: Path, *, port: int = 0, seed: int = 0) -> None:
+    def __init__(self, root: Path, *, port: int = 0, seed: int = 0, certificate: Path | None = None) -> None:
+        """With a `certificate` (and its key, in one PEM file) it speaks TLS, and the kernel sends no files."""
         self.latency = self.bandwidth = self.p503 = self.pcut = 0.0
         self.refuse: tuple[int, str] | None = None
         self.expired = ""
         self.stats: Counter[str] = Counter()
         self._root = root.resolve()
+        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if certificate else None
+        if self._tls and certificate:
+            self._tls.load_cert_chain(certificate)
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         self._keys: dict[str, list[str]] = {}
@@ -93,7 +99,7 @@ class S3Sim:
     def environ(self) -> dict[str, str]:
         """What a process needs to find this server, and nothing else that calls itself S3."""
         return {
-            "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{self.port}",
+            "AWS_ENDPOINT_URL_S3": f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}",
             "AWS_ACCESS_KEY_ID": "AKIATESTTESTTESTTEST",
             "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-tests",
             "AWS_REGION": "us-east-1",
@@ -119,9 +125,9 @@ class S3Sim:
 
     def _converse(self, connection: socket.socket) -> None:
         try:
-            with connection:
-                for request in _requests(connection):
-                    self._answer(connection, request)
+            with connection, self._tls.wrap_socket(connection, server_side=True) if self._tls else connection as line:
+                for request in _requests(line):
+                    self._answer(line, request)
         except (OSError, Gone):
             pass  # clients that go away are what some tests are about
         finally:
@@ -184,8 +190,11 @@ class S3Sim:
     def _body(self, connection: socket.socket, file: int, start: int, stop: int) -> None:
         offset = start
         while offset < stop:
-            sent = os.sendfile(connection.fileno(), file, offset, min(stop - offset, _PIECE))
-            if not sent:
+            size = min(stop - offset, _PIECE)
+            if isinstance(connection, ssl.SSLSocket):
+                connection.sendall(os.pread(file, size, offset))
+                sent = size
+            elif not (sent := os.sendfile(connection.fileno(), file, offset, size)):
                 raise Gone
             offset += sent
             if self.bandwidth:
@@ -309,8 +318,9 @@ def main() -> None:
     parser.add_argument("--p503", type=float, default=0, help="share of requests that are answered SlowDown")
     parser.add_argument("--pcut", type=float, default=0, help="share of bodies that end in the middle")
     parser.add_argument("--seed", type=int, default=0, help="of the two shares")
+    parser.add_argument("--certificate", type=Path, help="speak TLS with it; a PEM file with its key")
     asked = parser.parse_args()
-    sim = S3Sim(asked.root, port=asked.port, seed=asked.seed)
+    sim = S3Sim(asked.root, port=asked.port, seed=asked.seed, certificate=asked.certificate)
     sim.latency, sim.bandwidth, sim.p503, sim.pcut = asked.latency_ms / 1e3, asked.bw * 1e6, asked.p503, asked.pcut
     print(sim.port, flush=True)
     try:

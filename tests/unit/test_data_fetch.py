@@ -11,15 +11,26 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+import boto3
 import pytest
 import s3fs
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from hypothesis import given
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import s3sim
 from servers.s3 import S3Server
@@ -171,6 +182,7 @@ def test_an_object_that_is_shorter_than_it_was_said_to_be_is_an_error(sim: S3Sim
     fetcher = open_fetcher(item.url, prefer=name, deadline=2)
     with pytest.raises(StorageError, match=r"a b/ü\+1.bin: cannot read .*shorter"):
         fetcher.get(item, SIZE - 5, 10)
+    assert not sim.stats["InvalidRange"], "what is known to be short was asked for again"
     fetcher.close()
 
 
@@ -229,6 +241,39 @@ def test_a_proxy_is_left_to_boto3(sim: S3Sim, item: Item, monkeypatch: pytest.Mo
     fetcher.close()
 
 
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """Of 127.0.0.1, signed by itself, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    here = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+    day = timedelta(days=1)
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    made = made.not_valid_before(datetime.now(UTC) - day).not_valid_after(datetime.now(UTC) + day)
+    signed = made.add_extension(here, critical=False).sign(key, hashes.SHA256())
+    content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + signed.public_bytes(Encoding.PEM)
+    path = tmp_path / "certificate.pem"
+    path.write_bytes(content)
+    return path
+
+
+def test_a_server_is_believed_only_with_a_certificate(
+    sim: S3Sim, item: Item, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with S3Sim(tmp_path, certificate=certificate) as encrypted:
+        encrypted.pcut = 0.3
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", encrypted.environ["AWS_ENDPOINT_URL_S3"])
+        strict = open_fetcher(item.url)
+        with pytest.raises(StorageError, match=r"cannot trust its server: .*AWS_CA_BUNDLE"):
+            strict.get(item, 0, 1)
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+        trusting = open_fetcher(item.url, deadline=20)
+        assert everything(trusting, item) == CONTENT
+        assert encrypted.stats["cut"]
+        for fetcher in (strict, trusting):
+            fetcher.close()
+
+
 def test_a_child_of_a_fork_makes_its_own_connections(sim: S3Sim, item: Item, fetcher: Fetcher) -> None:
     fetcher.get(item, 0, 10)
     before = sim.stats["connections"]
@@ -271,10 +316,18 @@ def test_bytes_come_from_a_server_that_is_not_ours_too(s3: S3Server, name: Name)
     fetcher.close()
 
 
+@cache
+def botocores() -> Any:
+    return boto3.session.Session("AKID", "secret", region_name="eu-central-1").client("s3")
+
+
+@settings(deadline=None)  # the first example waits for boto3
 @given(key=st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=30), token=st.booleans())
 def test_the_signature_is_botocores_own(key: str, token: bool) -> None:
     keys = Keys("AKID", "secret", "token/+=" if token else None)
     signer = Signer(Address("https", "bucket.s3.eu-central-1.amazonaws.com", "/", "eu-central-1"), keys)
+    asked = botocores().generate_presigned_url("get_object", Params={"Bucket": "bucket", "Key": key})
+    assert urlsplit(asked).path == signer.address.target(key)
     ours = signer.headers(signer.address.target(key))
     request = AWSRequest("GET", f"https://{signer.address.host}{signer.address.target(key)}")
     theirs = S3SigV4Auth(Credentials(keys.access, keys.secret, keys.token), "s3", "eu-central-1")
@@ -311,6 +364,15 @@ def test_a_file_that_was_cut_off_is_an_error_and_no_crash(tmp_path: Path, keep_o
     os.truncate(path, 1000)
     with pytest.raises(StorageError, match=f"file: cannot read it: it has 1000 bytes, and had {SIZE}"):
         fetcher.get(item, 900, 200)
+    fetcher.close()
+
+
+def test_a_file_that_was_replaced_by_a_longer_one_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(CONTENT)
+    fetcher = open_fetcher(str(path))
+    with pytest.raises(StorageError, match=f"file: cannot read it: it has {SIZE} bytes, and had 9 when"):
+        fetcher.get(Item(str(path), 9), 0, 9)
     fetcher.close()
 
 

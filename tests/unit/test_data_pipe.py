@@ -90,6 +90,29 @@ def test_an_epoch_may_be_left_early(stem: Path) -> None:
     assert list(pipe.records(1)) == [b"0", b"1", b"2"]
 
 
+def test_what_is_there_is_handed_over_while_the_service_takes_a_break(stem: Path) -> None:
+    fifo = stem.with_name("train_0")
+    os.mkfifo(fifo)
+    reading = alone(stem).records(0)
+    left = threading.Event()
+
+    def serve() -> None:
+        with fifo.open("wb", buffering=0) as out:
+            out.write(b"first\n")
+            left.wait(40)
+
+    service = threading.Thread(target=serve)
+    service.start()
+    assert next(reading) == b"first"
+    assert service.is_alive(), "it came only with the end"
+    reading.close()
+    for thread in threading.enumerate():
+        if thread.name == "pipe-dealer":
+            thread.join(20)
+            assert not thread.is_alive(), "it waits for a service that nobody listens to"
+    left.set()
+
+
 def test_a_fifo_may_come_late(stem: Path) -> None:
     timer = threading.Timer(0.3, write, (stem.with_name("train_0"), b"late\n"))
     timer.start()

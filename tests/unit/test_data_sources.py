@@ -165,7 +165,8 @@ def test_the_rows_of_an_augmented_manifest_are_lines_with_their_objects(sim: S3S
         {"source-ref": b"b0.parquet", "class": 3, "weight": 1.0, "label-metadata": '{"by": "me"}', "note": None},
         {"source-ref": b"b0.parquet", "class": 2, "weight": 2.0, "label-metadata": None, "note": None},
     ]
-    assert tables[1].select(["source-ref", "note"]).to_pylist() == [{"source-ref": b"a.parquet", "note": "né"}]
+    light = {"source-ref": b"a.parquet", "weight": 0.5, "note": "né"}
+    assert tables[1].select(list(light)).to_pylist() == [light]
     assert rows.decode(listing.items[1], rows.spans(listing.items[1], fetcher.get)[0], memoryview(b""), ["class"])[
         "class"
     ].to_pylist() == [1]
@@ -242,7 +243,7 @@ def test_a_service_that_is_silent_is_not_waited_for(at_job: S3Server) -> None:
     from trainkit.data.sources import described
 
     at_job.faults.delay(60, next=None, kind="POST")
-    with pytest.raises(StorageError, match=r"no answer came within 0\.5 s|timeout"):
+    with pytest.raises(StorageError, match=r"no answer came within 0\.5 s\. Allow"):
         described.ask("train", environ=os.environ, limit=0.5)
     at_job.faults.clear()
 

@@ -17,10 +17,8 @@ class FsspecReader:
     def fill(self, item: Item, start: int, view: memoryview, *, timeout: float) -> int:
         doing = f"read {len(view)} bytes from {start}"
         try:
-            # s3fs asks for the object's size first, and copies, where it may split a range over connections.
-            options = {"max_concurrency": 1} if item.url.startswith("s3") else {}
             # Remembered by fsspec for each process: most of them run an event loop, which a fork leaves behind.
-            system, path = fsspec.core.url_to_fs(item.url, **options)
+            system, path = fsspec.core.url_to_fs(item.url)
             data = system.cat_file(path, start=start, end=start + len(view))
         except FileNotFoundError as error:
             remedy = "It was deleted or renamed meanwhile: leave data alone while it is trained on"

@@ -121,6 +121,7 @@ class _Dealer:
     def __init__(self, place: Place, address: str, *, wait: float) -> None:
         self._place, self._wait = place, wait
         self.ended = threading.Event()
+        self._gathered: list[tuple[socket.socket, bytearray]] = []
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(address)
         self._listener.listen(place.local_ranks)
@@ -174,18 +175,27 @@ class _Dealer:
                 raise _Ended
 
     def _deal(self, records: Iterator[bytes], lines: list[socket.socket], skip: int) -> None:
-        waiting = [bytearray() for _ in lines]
+        self._gathered = [(line, bytearray()) for line in lines]
         for number, record in enumerate(records):
             lane = number % self._place.lanes - self._place.first
             if number < skip or not 0 <= lane < len(lines):
                 continue
-            waiting[lane] += _LENGTH.pack(len(record))
-            waiting[lane] += record
-            if len(waiting[lane]) >= _GATHERED:
-                lines[lane].sendall(waiting[lane])
-                waiting[lane].clear()
-        for line, rest in zip(lines, waiting, strict=True):
-            line.sendall(rest)
+            line, waiting = self._gathered[lane]
+            waiting += _LENGTH.pack(len(record))
+            waiting += record
+            if len(waiting) >= _GATHERED:
+                line.sendall(waiting)
+                waiting.clear()
+        self.flush()
+
+    def flush(self) -> None:
+        """Hand over what was gathered: nothing more is there at the moment."""
+        for line, waiting in self._gathered:
+            try:
+                line.sendall(waiting)
+            except (BrokenPipeError, ConnectionResetError):
+                raise _Ended from None  # not to be taken for the FIFO's own trouble
+            waiting.clear()
 
 
 class _Fifo(io.RawIOBase):
@@ -207,6 +217,8 @@ class _Fifo(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
+        if not self._poll.poll(0):
+            self._dealer.flush()
         # Before its first writer a FIFO has neither bytes nor an end; after its last one, it has an end.
         while not self._poll.poll(_TICK * 1000):
             self._tick("nothing was written to it", pause=0)
