@@ -122,3 +122,17 @@ def test_what_is_no_parquet_is_refused_with_the_remedy() -> None:
     ]:
         with pytest.raises(DataError, match=f"^{ROOT}a.parquet: ({words})"):
             Shelf({"a.parquet": data}).tables()
+
+
+def test_footers_that_are_many_are_packed_and_still_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainkit.data.formats.parquet.PARSED", 20)
+    one = table(50)
+    shelf = Shelf({f"{n}.parquet": parquet(one, group=20) for n in range(4)})
+    found = shelf.find()
+    spans = [(item, span) for item in shelf.listing.items for span in found.spans(item, shelf.get)]
+    asked = len(shelf.asked)
+
+    decoded = [found.decode(item, span, shelf.bytes_of(item, span), None) for _ in range(2) for item, span in spans]
+
+    assert pa.concat_tables(decoded).num_rows == 400
+    assert len(shelf.asked) == asked + len(decoded)
