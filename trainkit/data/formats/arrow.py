@@ -89,7 +89,7 @@ class Arrow:
         dictionaries = [message for start, message in known.dictionaries if start <= span.start]
         with told(item, "record batch", at=within(span)):
             source = pa.PythonFile(SparseFile.joined([known.head, *dictionaries, data]), mode="r")
-            wanted = None if columns is None else [known.schema.get_field_index(name) for name in expected.names]
+            wanted = [] if columns is None else [known.schema.get_field_index(name) for name in expected.names]
             options = pa.ipc.IpcReadOptions(use_threads=False, included_fields=wanted)
             with pa.ipc.open_stream(source, options=options) as reader:
                 table = conformed(pa.Table.from_batches([reader.read_next_batch()]), expected)
@@ -122,6 +122,9 @@ def _file(item: Item, tail: memoryview, get: Get) -> _Found:
         source = pa.PythonFile(SparseFile({item.size - len(tail): tail}, size=item.size), mode="r")
         schema = pa.ipc.open_file(source).schema
         footer = Table.root(tail[-length:-10])
+        written = footer.table(1)
+        if written is None or written.number(0, "h"):
+            raise ValueError("its numbers are written with the high byte first")
         dictionaries = _blocks(footer, 2, end=item.size - length)
         batches = _blocks(footer, 3, end=item.size - length)
         rows = _told_rows(footer, len(batches))
