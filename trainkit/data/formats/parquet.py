@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from trainkit.data.formats import thrift
 from trainkit.data.formats.base import Span, counted, told, within, wrong
 from trainkit.data.formats.sparse import SparseFile
 from trainkit.data.formats.tables import agreed, chosen, conformed, plain
@@ -155,9 +156,11 @@ def _footer(item: Item, get: Get) -> tuple[_Footer, memoryview]:
         tail = memoryview(b"".join((missing, tail)))
     with told(item, "Parquet file"):
         metadata = pq.read_metadata(pa.BufferReader(pa.py_buffer(tail[-length:])))
-        found = [_row_group(metadata, index) for index in range(metadata.num_row_groups)]
+        groups = thrift.row_groups(bytes(tail[-length:-8]))
+        found = [Span(group.start, group.end - group.start, group.rows) for group in groups]
     for index, span in enumerate(found):
-        if span.rows < 0 or span.start < 4 or span.length < 0 or span.start + span.length > item.size - length:
+        outside = span.start < len(_MAGIC) or span.start + span.length > item.size - length
+        if span.rows < 0 or (span.rows and outside):
             raise wrong(item, f"row group {index} would lie outside of the file", "Write it again")
     spans = tuple(span for span in found if span.rows)
     if len({span.start for span in spans}) != len(spans):
@@ -165,22 +168,3 @@ def _footer(item: Item, get: Get) -> tuple[_Footer, memoryview]:
     # Row groups without rows begin nowhere: no span asks for them.
     starts = np.array([span.start if span.rows else -1 for span in found], dtype=np.int64)
     return _Footer(metadata, starts, spans), tail[-length:]
-
-
-def _row_group(metadata: pq.FileMetaData, index: int) -> Span:
-    group = metadata.row_group(index)
-    chunks = [group.column(column) for column in range(group.num_columns)]
-    if any(chunk.file_path for chunk in chunks):
-        raise ValueError("its columns lie in other files")
-    if not chunks or not group.num_rows:
-        return Span(len(_MAGIC), 0, 0)
-    starts = [_first_page(chunk) for chunk in chunks]
-    end = max(start + chunk.total_compressed_size for start, chunk in zip(starts, chunks, strict=True))
-    return Span(min(starts), end - min(starts), group.num_rows)
-
-
-def _first_page(chunk: pq.ColumnChunkMetaData) -> int:
-    data = int(chunk.data_page_offset)
-    # Some writers leave a nought where there is no dictionary.
-    dictionary = chunk.dictionary_page_offset if chunk.has_dictionary_page else None
-    return min(data, dictionary) if dictionary else data
