@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import json
 
 import numpy as np
@@ -124,3 +125,20 @@ def test_what_is_no_arrow_is_refused_with_the_remedy() -> None:
     ]:
         with pytest.raises(DataError, match=f"^{ROOT}a.arrow(, .*)?: ?({words})"):
             Shelf({"a.arrow": data}).tables()
+
+
+def test_a_batch_of_other_types_than_its_footer_says_is_refused_and_not_cast() -> None:
+    """Between types that garbage makes up, Arrow's casts crash."""
+
+    def write(scale: int) -> bytes:
+        words = pa.array(["a"]).dictionary_encode()
+        return arrow(pa.table({"x": words, "d": pa.array([decimal.Decimal(1)], pa.decimal128(20, scale))}))
+
+    one, other = write(3), write(4)
+    footer = int.from_bytes(one[-10:-6], "little") + 10
+    assert len(one) == len(other)
+
+    with pytest.raises(
+        DataError, match=r"there is a column of decimal128\(20, 4\) where decimal128\(20, 3\) was announced"
+    ):
+        Shelf({"a.arrow": other[:-footer] + one[-footer:]}).tables()

@@ -141,6 +141,7 @@ def test_what_is_no_such_file_is_refused_with_the_remedy() -> None:
         ("a.json", json.dumps({"a": 1}, indent=1).encode(), ".*Write one object in each line|.*is no row"),
         ("a.jsonl", b'{"a":1}\n{"a":2} {"a":3}\n', ".*there are 3 rows, where 2 were counted"),
         ("a.jsonl", b'{"a":1}\n{"a":"\xff"}\n', ".*is no row like"),
+        ("a.jsonl", b'{"\xff":1}\n', "is no readable JSON lines .*utf-8"),
         ("a.jsonl", b"plain words\n", ".*is no row like"),
         ("a.csv", b"1,2\n3,4\n", "its first line has '1' where the name of a column is expected"),
         ("a.csv", b"a,,b\n3,4,5\n", "its first line has '' where"),

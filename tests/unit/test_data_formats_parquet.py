@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from formats_kit import ROOT, Shelf, arrow, parquet, table
 
-from trainkit.data.formats import BLOCK
+from trainkit.data.formats import BLOCK, thrift
 from trainkit.errors import DataError
 
 both = pytest.mark.parametrize(("write", "name"), [(parquet, "parquet"), (arrow, "arrow")])
@@ -122,3 +122,48 @@ def test_what_is_no_parquet_is_refused_with_the_remedy() -> None:
     ]:
         with pytest.raises(DataError, match=f"^{ROOT}a.parquet: ({words})"):
             Shelf({"a.parquet": data}).tables()
+
+
+def test_footers_that_are_many_are_packed_and_still_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainkit.data.formats.parquet.PARSED", 20)
+    one = table(50)
+    shelf = Shelf({f"{n}.parquet": parquet(one, group=20) for n in range(4)})
+    found = shelf.find()
+    spans = [(item, span) for item in shelf.listing.items for span in found.spans(item, shelf.get)]
+    asked = len(shelf.asked)
+
+    decoded = [found.decode(item, span, shelf.bytes_of(item, span), None) for _ in range(2) for item, span in spans]
+
+    assert pa.concat_tables(decoded).num_rows == 400
+    assert len(shelf.asked) == asked + len(decoded)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"write_statistics": False}, {"use_dictionary": False}, {"write_page_index": True}]
+)
+def test_row_groups_lie_where_pyarrow_says(options: dict[str, bool]) -> None:
+    out = io.BytesIO()
+    pq.write_table(table(200), out, row_group_size=30, **options)
+    data = out.getvalue()
+    metadata = pq.read_metadata(io.BytesIO(data))
+    groups = [metadata.row_group(index).to_dict() for index in range(metadata.num_row_groups)]
+    starts = [min(x["dictionary_page_offset"] or x["data_page_offset"] for x in group["columns"]) for group in groups]
+    sizes = [sum(x["total_compressed_size"] for x in group["columns"]) for group in groups]
+
+    found = thrift.row_groups(data[-8 - int.from_bytes(data[-8:-4], "little") : -8])
+
+    assert [(one.start, one.end - one.start) for one in found] == list(zip(starts, sizes, strict=True))
+    assert [one.rows for one in found] == [group["num_rows"] for group in groups]
+
+
+def test_no_flipped_bit_in_a_footer_ends_the_process() -> None:
+    """pyarrow aborts where it is asked for a column whose statistics were damaged."""
+    data = parquet(pa.table({"x": [1, None, 3], "s": [["a"], [], None]}), group=2)
+    for place in range(len(data) - 8 - int.from_bytes(data[-8:-4], "little"), len(data)):
+        for bit in (0, place % 8):
+            damaged = bytearray(data)
+            damaged[place] ^= 1 << bit
+            try:
+                Shelf({"a.parquet": bytes(damaged)}).tables()
+            except DataError as error:
+                assert str(error).startswith(ROOT)

@@ -14,10 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from trainkit.data.formats.base import BLOCK, Format, Span
+from trainkit.data.formats.base import BLOCK, Format, Span, wrong
 from trainkit.data.formats.choose import kind_of, visible
 from trainkit.data.items import Get, Item, Listing
-from trainkit.errors import DataError
 
 __all__ = ["BLOCK", "Format", "Span", "find", "visible"]
 
@@ -32,7 +31,7 @@ def find(listing: Listing, get: Get, *, content_type: str | None = None) -> Form
     """
     listing = visible(listing)
     if not listing.items:
-        raise DataError(f"{listing.root}: there is no data, nothing but hidden or empty files. Compare the prefix.")
+        raise wrong(Item(listing.root, 0), "there is no data, nothing but hidden or empty files", "Compare the prefix")
     kind = kind_of(listing, get, content_type=content_type)
     maker = _maker(kind.name, listing)
     if kind.codec is None:

@@ -40,10 +40,12 @@ class _Known(NamedTuple):
     schema: pa.Schema
     head: bytes
     """The message that says the schema."""
-    dictionaries: tuple[tuple[int, bytes], ...] = ()
+    dictionaries: tuple[tuple[int, bytes], ...]
     """The messages that have dictionaries, after the offsets from which on they hold."""
-    blocks: tuple[Span, ...] | None = None
-    """Batches; of a file, without their rows (-1), unless the footer tells them. None: as a stream, not yet read."""
+
+
+_Found = tuple[_Known, tuple[Span, ...]]
+"""An item, and its batches; with -1 rows where these are not known yet."""
 
 
 @dataclass(slots=True)
@@ -53,29 +55,33 @@ class Arrow:
     name: str = "Arrow IPC"
     seeks: bool = True
     _known: dict[Item, _Known] = field(default_factory=dict)
+    _fresh: dict[Item, tuple[Span, ...]] = field(default_factory=dict)
+    """Batches that were met on the way, until someone asks for them."""
 
     @classmethod
     def of(cls, items: Sequence[Item], get: Get) -> Arrow:
         first = items[0]
-        known = _learned(first, get)
-        return cls(first, plain(known.schema, first), _known={first: known})
+        known, batches = _learned(first, get)
+        return cls(first, plain(known.schema, first), _known={first: known}, _fresh={first: batches})
 
     def learn(self, item: Item, get: Get) -> None:
         if item not in self._known:
-            known = _learned(item, get)
-            agreed(plain(known.schema, item), item, first=self.first, expected=self.schema)
-            self._known[item] = known
+            self._batches(item, get)
 
     def spans(self, item: Item, get: Get) -> Sequence[Span]:
-        self.learn(item, get)
-        known = self._known[item]
-        found = known.blocks or ()
+        fresh = self._fresh.pop(item, None)
+        found = self._batches(item, get) if fresh is None else fresh
         if any(span.rows < 0 for span in found):
             with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="spans") as pool:
                 rows = list(pool.map(lambda span: _rows(item, span, get), found))
             found = tuple(span._replace(rows=count) for span, count in zip(found, rows, strict=True))
-            self._known[item] = known._replace(blocks=found)
         return [span for span in found if span.rows]
+
+    def _batches(self, item: Item, get: Get) -> tuple[Span, ...]:
+        known, batches = _learned(item, get)
+        agreed(plain(known.schema, item), item, first=self.first, expected=self.schema)
+        self._known[item] = known
+        return batches
 
     def decode(self, item: Item, span: Span, data: memoryview, columns: Sequence[str] | None) -> pa.Table:
         expected = chosen(self.schema, columns, item)
@@ -83,7 +89,7 @@ class Arrow:
         dictionaries = [message for start, message in known.dictionaries if start <= span.start]
         with told(item, "record batch", at=within(span)):
             source = pa.PythonFile(SparseFile.joined([known.head, *dictionaries, data]), mode="r")
-            wanted = None if columns is None else [known.schema.get_field_index(name) for name in expected.names]
+            wanted = [] if columns is None else [known.schema.get_field_index(name) for name in expected.names]
             options = pa.ipc.IpcReadOptions(use_threads=False, included_fields=wanted)
             with pa.ipc.open_stream(source, options=options) as reader:
                 table = conformed(pa.Table.from_batches([reader.read_next_batch()]), expected)
@@ -91,7 +97,7 @@ class Arrow:
         return table
 
 
-def _learned(item: Item, get: Get) -> _Known:
+def _learned(item: Item, get: Get) -> _Found:
     start = max(0, item.size - _TAIL)
     tail = memoryview(get(item, start, item.size - start))
     if bytes(tail[-6:]) == _MAGIC and item.size > 20:
@@ -106,7 +112,7 @@ def _learned(item: Item, get: Get) -> _Known:
     raise wrong(item, "is no Arrow IPC file, and no stream", "Name it by what it is, or take it out")
 
 
-def _file(item: Item, tail: memoryview, get: Get) -> _Known:
+def _file(item: Item, tail: memoryview, get: Get) -> _Found:
     length = int.from_bytes(tail[-10:-6], "little") + 10
     if length + 8 > item.size:
         raise wrong(item, f"its footer would be {length - 10} bytes long, more than there are", "Write it again")
@@ -116,6 +122,9 @@ def _file(item: Item, tail: memoryview, get: Get) -> _Known:
         source = pa.PythonFile(SparseFile({item.size - len(tail): tail}, size=item.size), mode="r")
         schema = pa.ipc.open_file(source).schema
         footer = Table.root(tail[-length:-10])
+        written = footer.table(1)
+        if written is None or written.number(0, "h"):
+            raise ValueError("its numbers are written with the high byte first")
         dictionaries = _blocks(footer, 2, end=item.size - length)
         batches = _blocks(footer, 3, end=item.size - length)
         rows = _told_rows(footer, len(batches))
@@ -125,7 +134,7 @@ def _file(item: Item, tail: memoryview, get: Get) -> _Known:
     with told(item, "Arrow IPC file"):
         head = bytes(get(item, 8, ends - 8)) if dictionaries else schema.serialize().to_pybytes()
     found = tuple((0, bytes(get(item, span.start, span.length))) for span in dictionaries)
-    return _Known(schema, head, found, batches)
+    return _Known(schema, head, found), batches
 
 
 def _blocks(footer: Table, number: int, *, end: int) -> tuple[Span, ...]:
@@ -159,7 +168,7 @@ def _rows(item: Item, span: Span, get: Get) -> int:
         return messages.Message.read(head, length).rows
 
 
-def _stream(item: Item, get: Get) -> _Known:
+def _stream(item: Item, get: Get) -> _Found:
     """Hop from message to message."""
     head, schema = b"", None
     dictionaries: list[tuple[int, bytes]] = []
@@ -177,4 +186,4 @@ def _stream(item: Item, get: Get) -> _Known:
             raise wrong(item, "a message is none that a stream of tables has", "Write it again", at=f"byte {start}")
     if schema is None:
         raise wrong(item, "is a stream without a schema", "Write it again")
-    return _Known(schema, head, tuple(dictionaries), tuple(batches))
+    return _Known(schema, head, tuple(dictionaries)), tuple(batches)

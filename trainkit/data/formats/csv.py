@@ -59,7 +59,8 @@ class Csv:
             self.schema.field(name) if name in self.schema.names else pa.field(name, pa.null()) for name in header.names
         ]
         agreed(pa.schema(known), item, first=self.first, expected=self.schema)
-        self._headers[item] = header
+        same = self._headers[self.first]  # nearly always: of a million items one list of names is kept
+        self._headers[item] = header._replace(names=same.names) if header.names == same.names else header
 
     def spans(self, item: Item, get: Get) -> Sequence[Span]:
         self.learn(item, get)

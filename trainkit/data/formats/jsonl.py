@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.json
 
 from trainkit.data.formats import lines
-from trainkit.data.formats.base import BLOCK, NoRows, Span, counted, said, within, wrong
+from trainkit.data.formats.base import BLOCK, NoRows, Span, counted, said, told, within, wrong
 from trainkit.data.formats.tables import chosen, conformed, plain
 from trainkit.data.items import Get, Item
 
@@ -41,7 +41,9 @@ class JsonLines:
                         item, "is one JSON list", "Write each of its objects in a line of its own (jq -c '.[]')"
                     )
                 table = _parsed(item, span, data, None, all_keys=True)
-                return cls(plain(pa.schema([_settled(field) for field in table.schema]), item))
+                with told(item, "JSON lines"):  # keys are text only when someone asks for them
+                    settled = pa.schema([_settled(field) for field in table.schema])
+                return cls(plain(settled, item))
         raise NoRows.of(items[0])
 
     def learn(self, item: Item, get: Get) -> None:

@@ -65,7 +65,12 @@ def conformed(table: pa.Table, expected: pa.Schema) -> pa.Table:
 
 
 def _values(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    return column if column.type.equals(kind) else column.cast(kind)
+    if column.type.equals(kind):
+        return column
+    # No other cast than these: between types that garbage made up (a decimal of a billion digits) Arrow crashes.
+    if not pa.types.is_null(column.type) and not _plain(column.type).equals(kind):
+        raise ValueError(f"there is a column of {column.type} where {kind} was announced")
+    return column.cast(kind)
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
