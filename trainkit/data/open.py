@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from trainkit.contract.secrets import scrub
 from trainkit.data import formats
 from trainkit.data.fetch.choose import open_fetcher
+from trainkit.data.fetch.fetcher import Fetcher
 from trainkit.data.formats.base import Format
 from trainkit.data.index import Index
 from trainkit.data.items import Get, Listing
@@ -14,6 +17,9 @@ from trainkit.data.sources.find import find
 from trainkit.data.sources.manifests import Augmented
 from trainkit.data.stream import Choices, Stream
 from trainkit.errors import DataError
+
+PACKING = "_trainkit-packing"
+"""What lies in a folder as long as it is being packed."""
 
 
 class Place(NamedTuple):
@@ -36,6 +42,14 @@ def open_stream(
     place: Place | None = None,
 ) -> Stream:
     """A stream over what lies at a path or URL. Raises StorageError, DataError, ConfigError with what to do."""
+    index, fetcher = open_index(where, columns=choices.columns, place=place)
+    return _kind(choices)(index, fetcher, choices, rank=rank, ranks=ranks)
+
+
+def open_index(
+    where: str, *, columns: Sequence[str] | None = None, place: Place | None = None
+) -> tuple[Index, Fetcher]:
+    """What lies at a path or URL, and who reads it: close him. Raises as `open_stream` does."""
     place = place or Place()
     listing = find(where, channel=place.channel, said_by=place.said_by, mode=place.mode, own_share=place.own_share)
     if place.own_share:
@@ -44,11 +58,21 @@ def open_stream(
             f"must know them all. Use FullyReplicated with FastFile, or have the objects read directly: "
             f"TRAINKIT_CHANNEL_{place.channel.upper()}=s3://…"
         )
+    _finished(listing)
     fetcher = open_fetcher(listing.items[0].url if listing.items else where)
     listing, format = _format(listing, fetcher.get, content_type=place.content_type)
-    _known(choices, format, listing)
-    index = Index.of(listing, format, fetcher.get)
-    return _kind(choices)(index, fetcher, choices, rank=rank, ranks=ranks)
+    _known(columns, format, listing)
+    return Index.of(listing, format, fetcher.get), fetcher
+
+
+def _finished(listing: Listing) -> None:
+    """Half of a data set looks like a whole one, except for this."""
+    for item in listing.items:
+        if item.url.endswith(f"/{PACKING}"):
+            raise DataError(
+                f"{scrub(item.url)}: `trainkit data pack` writes here, or was killed before it was done. Wait for it, "
+                f"or delete the folder and pack again"
+            )
 
 
 def _format(listing: Listing, get: Get, *, content_type: str | None) -> tuple[Listing, Format]:
@@ -58,10 +82,10 @@ def _format(listing: Listing, get: Get, *, content_type: str | None) -> tuple[Li
     return listing, formats.find(listing, get, content_type=content_type)
 
 
-def _known(choices: Choices, format: Format, listing: Listing) -> None:
+def _known(columns: Sequence[str] | None, format: Format, listing: Listing) -> None:
     """Columns that are not there are a mistake, to be heard of before anything is read."""
     names = format.schema.names
-    for column in choices.columns or ():
+    for column in columns or ():
         if column not in names:
             raise DataError(f"{listing.root} has no column {column!r}; it has {', '.join(names)}")
 
