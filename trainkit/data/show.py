@@ -66,7 +66,10 @@ class Look:
 
 
 def look(where: str, *, rows: int, memory: int = MEMORY) -> Look:
-    """Find all blocks, and read the first ones for `rows` rows; `memory` is a stream's on each rank. Raises StorageError, DataError, ConfigError."""
+    """Find all blocks, and read the first ones for `rows` rows; `memory` is a stream's on each rank.
+
+    Raises StorageError, DataError, ConfigError.
+    """
     index, fetcher = open_index(where)
     try:
         first, decoded = _first(index, fetcher.get, rows)
