@@ -168,7 +168,7 @@ def test_packing_takes_as_much_memory_for_much_data_as_for_some(tmp_path: Path, 
 def test_large_blocks_few_blocks_and_compressed_wholes_are_said_to_shuffle_poorly(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     large = pa.table({"x": rng.random(9 << 20)})
-    for name, group in (("large", 3 << 20), ("fine", 1 << 17)):
+    for name, group in (("large", 3 << 20), ("fine", 100_000)):
         pq.write_table(
             large, tmp_path / f"{name}.parquet", row_group_size=group, use_dictionary=False, compression="none"
         )
@@ -178,7 +178,7 @@ def test_large_blocks_few_blocks_and_compressed_wholes_are_said_to_shuffle_poorl
 
     assert "each block would be fetched by 8 of 8 ranks, since there are only 3" in poor.hint.lower()
     assert f"`trainkit data pack {tmp_path}/large.parquet DEST`" in poor.hint
-    assert [one.lanes for one in fine.shuffles][:2] == [72, 72]
+    assert [one.lanes for one in fine.shuffles][:2] == [95, 88]  # 95 blocks; a multiple of the ranks
     assert fine.shuffles[1].readers == 1
     assert tiny.hint == ""
     assert poor.hint in as_text(poor, width=80)

@@ -264,8 +264,11 @@ def test_two_do_not_pack_into_one_folder(tmp_path: Path) -> None:
 
 def test_other_protocols_are_packed_too(tmp_path: Path) -> None:
     source = laid(tmp_path / "source", rows_parquet=parquet(table()))
-    url = "memory://packed/here"
-    pack(str(source), url, Packing("parquet"), nobody)
-    assert rows(url).equals(rows(source))
-    for entry in files.list(url):
-        files.delete(entry.url)
+    (tmp_path / "cached").mkdir()
+    # memory:// can create; of two writers to the other, the last one would win, and it is taken all the same
+    for url in ("memory://packed/here", f"simplecache::file://{tmp_path}/cached"):
+        pack(str(source), url, Packing("parquet"), nobody)
+        assert rows(url).equals(rows(source))
+        assert [Path(entry.url).name for entry in files.list(url)] == ["part-000000.parquet"]
+        for entry in files.list(url):
+            files.delete(entry.url)
