@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from trainkit.data.batches import Kind
+    from trainkit.data.mixture import Mixture, Source, Until
     from trainkit.data.share import Tail
     from trainkit.data.stream import Stream
 
@@ -199,6 +200,23 @@ class Context:
             return open_stream(name, chosen, rank=self.rank, ranks=self.world_size)
         place = Place(name, source.said_by, source.mode, source.own_share, source.content_type)
         return open_stream(source.where, chosen, rank=self.rank, ranks=self.world_size, place=place)
+
+    def mixture(
+        self, streams: Mapping[str, tuple[Source, float]], *, until: Until = "last", seed: int | None = None
+    ) -> Mixture:
+        """Several streams as one: each step takes a batch of one of them, by weight, the same one on every rank.
+
+            both = job.mixture({"web": (job.stream("web", …), 0.7), "books": (job.stream("books", …), 0.3)})
+            for batch in both: ...                                      # both.source: which one it is from
+
+        `until`: where a pass ends: "last" when every stream has been through, "first" when one has, or after so many
+        steps. Streams that are through begin their next epoch. `seed`: by default the job's. See docs/data.md.
+
+        Raises ValueError for choices that make no sense.
+        """
+        from trainkit.data.mixture import Mixture
+
+        return Mixture(streams, until=until, seed=self.seed if seed is None else seed)
 
     @property
     def rank(self) -> int:
