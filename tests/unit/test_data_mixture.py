@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +17,9 @@ from test_data_stream import Storage, flat, steps, streams
 
 from trainkit.data.mixture import ROUND, Mixture, Schedule, Until
 from trainkit.errors import DataError
+from trainkit.job import facts
+from trainkit.job.context import Context
+from trainkit.job.signals import Stop
 
 
 def mixtures(
@@ -151,6 +157,30 @@ def test_on_more_ranks_what_is_left_of_a_stream_may_fill_no_batch_and_its_next_e
     assert found[0][1] == epochs(storages["a"], 42)[21:33]
 
 
+def test_a_pass_that_ends_so_on_more_ranks_gives_way_to_the_next() -> None:
+    storages = {"a": Storage([21]), "b": Storage([100])}
+    (one,) = mixtures(storages, 1, weights=(1.0, 0.001), until="first", tail="drop", batch_size=4)
+    mixed([one], 4)
+    assert (one.epoch, one.position) == (0, 4)
+    world = mixtures(storages, 3, weights=(1.0, 0.001), until="first", tail="drop", batch_size=4)
+    for rank in world:
+        rank.load_state_dict(one.state_dict())
+    assert (world[0].epoch, world[0].position, len(world[0])) == (1, 0, 1)
+    assert len(mixed(world)) == 1
+
+
+@pytest.mark.parametrize("until", ["first", "last", 9])
+def test_the_state_after_a_passs_last_batch_is_the_next_ones_beginning(until: Until) -> None:
+    (one,) = mixtures({"a": Storage([40]), "b": Storage([30])}, 1, until=until)
+    running = iter(one)
+    for _ in range(len(one)):
+        next(running)
+    state = one.state_dict()
+    assert (state["epoch"], state["position"]) == (1, 0)
+    assert next(running, None) is None
+    assert one.state_dict() == state
+
+
 def test_a_state_goes_with_its_streams_and_seed_and_other_weights_may_hold_from_there() -> None:
     storages = {"a": Storage([40]), "b": Storage([40])}
     (one,) = mixtures(storages, 1)
@@ -167,6 +197,37 @@ def test_a_state_goes_with_its_streams_and_seed_and_other_weights_may_hold_from_
     (other,) = mixtures(storages, 1, weights=(0.001, 1.0))
     other.load_state_dict(state)
     assert [source for source, _ in mixed([other], 5)] == ["b"] * 5
+
+
+def test_a_job_mixes_its_channels_and_packs_what_comes_with_its_own_seed(tmp_path: Path) -> None:
+    for name, start in (("web", 0), ("books", 1000)):
+        (tmp_path / name).mkdir()
+        lists = [list(range(start + 3 * row, start + 3 * row + 3)) for row in range(100)]
+        table = pa.table({"ids": pa.array(lists, pa.list_(pa.int32())), "text": ["x"] * 100})
+        pq.write_table(table, tmp_path / name / "a.parquet", row_group_size=10)
+
+    def packed(rank: int, seed: str) -> list[tuple[str, list[int]]]:
+        channels = {f"TRAINKIT_CHANNEL_{name.upper()}": str(tmp_path / name) for name in ("web", "books")}
+        told = facts.read(
+            {**channels, "RANK": str(rank), "WORLD_SIZE": "2"}, argv=["--seed", seed], cwd=tmp_path
+        )  # fmt: skip
+        job = Context(told, stop=Stop())
+        parts = {
+            name: job.stream(name, batch_size=16, shuffle=True, kind="numpy").packed("ids", length=10, batch_size=1)
+            for name in ("web", "books")
+        }
+        both = job.mixture({"web": (parts["web"], 0.75), "books": (parts["books"], 0.25)}, until=18)
+        return [(both.source, batch["tokens"].reshape(-1).tolist()) for _, batch in job.steps(both)]
+
+    first, second = packed(0, "1"), packed(1, "1")
+    assert [source for source, _ in first] == [source for source, _ in second]
+    assert {name for name, _ in first} == {"web", "books"}
+    for name in ("web", "books"):
+        tokens = of(first, name) + of(second, name)
+        few = tokens if name == "books" else tokens[:100]
+        assert len(few) == len(set(few))
+        assert all((token >= 1000) == (name == "books") for token in tokens)
+    assert [source for source, _ in packed(0, "2")] != [source for source, _ in first]
 
 
 def test_what_makes_no_mixture_is_said_at_once() -> None:

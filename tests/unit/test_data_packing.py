@@ -11,7 +11,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_data_mixture import mixed
 from test_data_stream import Storage, flat, steps, streams
 
 from trainkit.data.batches import Ragged
@@ -155,11 +154,16 @@ def test_on_more_ranks_what_is_left_may_fill_no_step_and_that_epoch_is_over() ->
     assert sequences(world)
 
 
-def test_an_end_is_put_behind_each_row() -> None:
-    storage = Storage([30])
-    (one,) = packed(storage, 1, end=9999, shuffle=False, length=3, batch=1)
-    found = np.concatenate([batch["tokens"][batch["segments"] != PADDING] for batch in one]).tolist()
-    assert found == flat([[*tokens(row), 9999] for row in range(30) if row % 10 != 3])
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_an_end_is_put_behind_each_row_and_belongs_to_it(kind: str) -> None:
+    (one,) = packed(Storage([5]), 1, end=9999, shuffle=False, length=20, batch=1, kind=kind)
+    (batch,) = one
+    rows = [[*tokens(row), 9999] for row in (0, 1, 2, 4)]
+    assert batch["tokens"].tolist() == [flat(rows)]
+    assert batch["segments"].tolist() == [[at for at, row in enumerate(rows) for _ in row]]
+    assert batch["positions"].tolist() == [[at for row in rows for at in range(len(row))]]
+    assert batch["cu_seqlens"].tolist() == [0, 1, 9, 13, 20]
+    assert [str(batch[name].dtype).removeprefix("torch.") for name in ("tokens", "cu_seqlens")] == ["int64", "int32"]
 
 
 def test_lists_of_a_fixed_size_are_packed_too() -> None:
@@ -194,7 +198,7 @@ def test_what_cannot_be_packed_is_said() -> None:
     with pytest.raises(DataError, match=r"too few tokens for one step of 1 ranks, which takes 9000.*tail='pad'"):
         next(iter(packed(storage, 1, length=9000, batch=1, tail="drop")[0]))
     for wrong in ({"length": 0}, {"batch": 0}, {"tail": "exact"}, {"kind": "arrow"}):
-        with pytest.raises(ValueError, match="must be|make the stream with"):
+        with pytest.raises(ValueError, match=r"must be|make the stream with"):
             packed(storage, 1, **wrong)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("trainkit")]
 

@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from trainkit.data.batches import Kind, Ragged, converter, wrapper
 from trainkit.data.feed import Feed
 from trainkit.data.order import Integers
-from trainkit.data.stream import Stream
 from trainkit.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,6 +31,19 @@ VERSION = 1
 PADDING = -1  # the segment of tokens that fill up the last sequences
 _READY = 2
 PackedTail = Literal["drop", "pad"]
+
+
+class Rows(Protocol):
+    """What is packed: the stream of all rows, as tables."""
+
+    epoch: int
+    position: int
+
+    def __iter__(self) -> Iterator[Any]: ...
+    def set_epoch(self, epoch: int) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def close(self) -> None: ...
 
 
 class At(NamedTuple):
@@ -65,7 +77,7 @@ class Packed:
 
     def __init__(
         self,
-        rows: Stream,
+        rows: Rows,
         column: str,
         *,
         rank: int,

@@ -178,11 +178,12 @@ class Context:
             stream.state_dict(), stream.load_state_dict(...)            # exact, on any number of ranks
 
         `name`: a channel, or any path or URL. `batch_size`: rows of one rank. `columns`: those to decode; all by
-        default. `transform`: gets the rows as an Arrow table, in a thread beside the training; what it returns is the
-        batch. `tail`: "drop" leaves out what does not fill a global batch, "pad" fills it up with the epoch's first
-        rows, "exact" makes the last batches smaller; all ranks have as many batches in any case. `kind`: "torch",
-        "numpy" or "arrow". `seed`: by default the job's. `lanes`: blocks that are mixed, in all ranks together; by
-        default as many as half of `memory` (bytes, of each rank) holds, and then part of the state.
+        default. `transform`: gets the rows as an Arrow table, in a thread beside the training; a table that it returns,
+        of any number of rows, becomes the batch, and anything else is the batch. `tail`: "drop" leaves out what does
+        not fill a global batch, "pad" fills it up with the epoch's first rows, "exact" makes the last batches smaller;
+        all ranks have as many batches in any case. `kind`: "torch", "numpy" or "arrow". `seed`: by default the job's.
+        `lanes`: blocks that are mixed, in all ranks together; by default as many as half of `memory` (bytes, of each
+        rank) holds, and then part of the state.
 
         Raises ConfigError, StorageError or DataError with what to do; ValueError for choices that make no sense.
         """
