@@ -35,7 +35,8 @@ def tokenized(table: pa.Table) -> pa.Table:
 def packed(
     storage: Storage, ranks: int, *, length: int = 5, batch: int = 2, tail: str = "pad", **changed: Any
 ) -> list[Packed]:
-    given: dict[str, Any] = {"transform": tokenized, **changed}
+    # What a stream does at its own end must not matter: packing takes every row.
+    given: dict[str, Any] = {"transform": tokenized, "tail": "drop", **changed}
     end = given.pop("end", None)
     return [
         stream.packed("ids", length=length, batch_size=batch, tail=tail, end=end)  # type: ignore[arg-type]

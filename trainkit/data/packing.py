@@ -121,7 +121,7 @@ class Packed:
                 yield self._batch(step)
         finally:
             feed.close()
-        if self.epoch == epoch:  # what was left fills no step of this many ranks
+        if self._feed is feed and self.epoch == epoch:  # what was left fills no step of this many ranks
             self.epoch, self._at = epoch + 1, At(0, 0)
 
     def state_dict(self) -> dict[str, Any]:
