@@ -35,8 +35,13 @@ def converter(kind: Kind) -> Callable[[pa.Table], Any]:
     """What turns a table into a batch of that kind."""
     if kind == "arrow":
         return lambda table: table
-    wrap = _tensor() if kind == "torch" else _same
+    wrap = wrapper(kind)
     return lambda table: {name: _column(table.column(name), name, wrap) for name in table.column_names}
+
+
+def wrapper(kind: Kind) -> Callable[[Any], Any]:
+    """What turns an array into an array of that kind: for torch, a tensor."""
+    return _tensor() if kind == "torch" else _same
 
 
 def _tensor() -> Callable[[Any], Any]:

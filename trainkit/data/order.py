@@ -53,7 +53,7 @@ class Order:
         """`rows` of each block, int64. Without `shuffle` there is one lane, and the rows come as they lie."""
         count = len(rows)
         lanes = max(1, min(lanes, count)) if shuffle else 1
-        dealt = _generator(seed, epoch).permutation(count) if shuffle else np.arange(count)
+        dealt = generator(seed, epoch).permutation(count) if shuffle else np.arange(count)
         by_lane = [dealt[lane::lanes] for lane in range(lanes)]
         length = np.array([rows[blocks].sum() for blocks in by_lane], dtype=np.int64)
         longest_first = np.argsort(-length, kind="stable")
@@ -94,7 +94,7 @@ class Order:
         """Which row of a block has which turn: turn → row. None where rows come as they lie."""
         if not self.shuffled:
             return None
-        return _generator(self.seed, self.epoch, block + 1).permutation(rows)
+        return generator(self.seed, self.epoch, block + 1).permutation(rows)
 
 
 def _thinning(length: Integers) -> tuple[Integers, Integers]:
@@ -105,7 +105,7 @@ def _thinning(length: Integers) -> tuple[Integers, Integers]:
     return rounds[some], active[some]
 
 
-def _generator(*key: int) -> np.random.Generator:
+def generator(*key: int) -> np.random.Generator:
     """The same on every machine and in every version: numpy keeps the streams of its bit generators."""
     words = np.random.SeedSequence([word & 0xFFFFFFFFFFFFFFFF for word in key])
     return np.random.Generator(np.random.Philox(words))

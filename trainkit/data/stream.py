@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from trainkit.data.batches import KINDS, Kind, converter
@@ -19,6 +19,8 @@ from trainkit.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from trainkit.data.packing import Packed, PackedTail
 
 VERSION = 1
 _GATHERED = 8 << 20  # bytes of the rows that are put in order at once
@@ -69,6 +71,17 @@ class All(NamedTuple):
         return max(self.totals) if tail == "pad" else min(self.totals)
 
 
+class _Lent:
+    """A stream's fetcher for another stream, which keeps the first one from closing it, and closes nothing."""
+
+    def __init__(self, owner: Stream) -> None:
+        self._owner = owner
+        self.get = owner._fetcher.get
+
+    def close(self) -> None:
+        pass
+
+
 class Workers(NamedTuple):
     """Which one of how many processes this is that read one rank's stream together."""
 
@@ -108,6 +121,11 @@ class Stream:
     def __len__(self) -> int:
         """Batches that are left of this epoch, alike on every rank."""
         return self._share.steps(self._span, self.position)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of a whole epoch, alike on every rank."""
+        return self._share.steps(self._span, 0)
 
     def __iter__(self) -> Iterator[Any]:
         """The batches that are left of this epoch; the next one begins when they are through."""
@@ -160,6 +178,39 @@ class Stream:
         self.close()
         self._lanes = int(state["lanes"])
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
+        if not len(self):  # what is left fills no batch of this many ranks, and is dropped as any tail
+            self.epoch, self.position = self.epoch + 1, 0
+
+    def packed(
+        self,
+        column: str,
+        *,
+        length: int,
+        batch_size: int,
+        end: int | None = None,
+        tail: PackedTail = "drop",
+        pad: int = 0,
+    ) -> Packed:
+        """The token lists in `column` as sequences of one length; each rank gets `batch_size` of them a step.
+
+        `length`: tokens of a sequence. `end`: a token to put behind each row's. `tail`: "drop" leaves out the tokens of
+        an epoch that do not fill a step of all ranks, "pad" fills it up with `pad`. Every rank reads all rows: this
+        stream's batch_size says how many are read, and given to transform, at once. See docs/data.md.
+
+        Raises DataError where there is no such column; ValueError for choices that make no sense.
+        """
+        from trainkit.data.packing import Packed
+
+        choices, share = self._choices, self._share
+        if choices.transform is None and column not in self._index.schema.names:
+            names = ", ".join(self._index.schema.names)
+            raise DataError(f"{self._index.listing.root} has no column {column!r}; it has {names}")
+        columns = choices.columns if choices.transform else (column,)
+        alone = replace(choices, kind="arrow", tail="exact", columns=columns)
+        return Packed(
+            Stream(self._index, _Lent(self), alone, rank=0, ranks=1), column, rank=share.rank, ranks=share.ranks,
+            length=length, batch_size=batch_size, end=end, tail=tail, pad=pad, kind=choices.kind,
+        )  # fmt: skip
 
     def close(self) -> None:
         """End what is under way. The stream may be iterated again, from where it is."""
@@ -181,7 +232,7 @@ class Stream:
             for steps, rows in reader.chunks(self._plan(position, every=every)):
                 for step in range(steps):
                     table = rows.slice(step * size, size)
-                    yield convert(table) if choices.transform is None else choices.transform(table)
+                    yield convert(table) if choices.transform is None else _made(choices.transform(table), convert)
         finally:
             reader.close()
 
@@ -198,6 +249,18 @@ class Stream:
             position += steps * every * share.whole
             left -= steps
             steps *= 4
+
+
+def _made(made: Any, convert: Callable[[pa.Table], Any]) -> Any:
+    """The batch that a transform made: rows, however many, or anything else."""
+    import pyarrow as pa
+
+    if made is None:
+        raise DataError(
+            "transform returned None, which is no batch. Return what the step takes; to leave rows out, return the "
+            "table without them, with no rows at all if need be: table.filter(…)"
+        )
+    return convert(made) if isinstance(made, pa.Table) else made
 
 
 _SAME = {

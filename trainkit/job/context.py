@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from trainkit.data.batches import Kind
+    from trainkit.data.mixture import Mixture, Source, Until
     from trainkit.data.share import Tail
     from trainkit.data.stream import Stream
 
@@ -176,11 +177,12 @@ class Context:
             stream.state_dict(), stream.load_state_dict(...)            # exact, on any number of ranks
 
         `name`: a channel, or any path or URL. `batch_size`: rows of one rank. `columns`: those to decode; all by
-        default. `transform`: gets the rows as an Arrow table, in a thread beside the training; what it returns is the
-        batch. `tail`: "drop" leaves out what does not fill a global batch, "pad" fills it up with the epoch's first
-        rows, "exact" makes the last batches smaller; all ranks have as many batches in any case. `kind`: "torch",
-        "numpy" or "arrow". `seed`: by default the job's. `lanes`: blocks that are mixed, in all ranks together; by
-        default as many as half of `memory` (bytes, of each rank) holds, and then part of the state.
+        default. `transform`: gets the rows as an Arrow table, in a thread beside the training; a table that it returns,
+        of any number of rows, becomes the batch, and anything else is the batch. `tail`: "drop" leaves out what does
+        not fill a global batch, "pad" fills it up with the epoch's first rows, "exact" makes the last batches smaller;
+        all ranks have as many batches in any case. `kind`: "torch", "numpy" or "arrow". `seed`: by default the job's.
+        `lanes`: blocks that are mixed, in all ranks together; by default as many as half of `memory` (bytes, of each
+        rank) holds, and then part of the state.
 
         Raises ConfigError, StorageError or DataError with what to do; ValueError for choices that make no sense.
         """
@@ -201,6 +203,23 @@ class Context:
             local_rank=self.local_rank, local_ranks=self.local_world_size,
         )  # fmt: skip
         return open_stream(source.where, chosen, rank=self.rank, ranks=self.world_size, place=place)
+
+    def mixture(
+        self, streams: Mapping[str, tuple[Source, float]], *, until: Until = "last", seed: int | None = None
+    ) -> Mixture:
+        """Several streams as one: each step takes a batch of one of them, by weight, the same one on every rank.
+
+            both = job.mixture({"web": (job.stream("web", …), 0.7), "books": (job.stream("books", …), 0.3)})
+            for batch in both: ...                                      # both.source: which one it is from
+
+        `until`: where a pass ends: "last" when every stream has been through, "first" when one has, or after so many
+        steps. Streams that are through begin their next epoch. `seed`: by default the job's. See docs/data.md.
+
+        Raises ValueError for choices that make no sense.
+        """
+        from trainkit.data.mixture import Mixture
+
+        return Mixture(streams, until=until, seed=self.seed if seed is None else seed)
 
     @property
     def rank(self) -> int:
