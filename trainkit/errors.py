@@ -3,6 +3,7 @@
     TrainkitError                 70  trainkit itself
     ├── UsageError                64  a command line that makes no sense          the caller
     ├── ConfigError               78  config files or settings, every mistake     the job's author, or the platform
+    ├── DataError                 65  data that is not what it should be             whoever wrote the data
     ├── ScriptMissing             66  the script to run is not there              the image or the job's author
     ├── StorageError              74  a URL that cannot be read or written        storage, credentials, network
     ├── PeerLost                  75  a host did not come, or went away           the platform (worth a retry)
@@ -26,6 +27,10 @@ class TrainkitError(Exception):
 
 class UsageError(TrainkitError):
     exit_code = 64
+
+
+class DataError(TrainkitError):
+    exit_code = 65
 
 
 class ScriptMissing(TrainkitError):

@@ -6,7 +6,7 @@ import atexit
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from trainkit.contract.board import Board
 from trainkit.contract.environ import CHANNEL_URL, RUN_DIR, alias
 from trainkit.contract.hyperparameters import Hyperparameters
+from trainkit.data import MEMORY
 from trainkit.errors import ConfigError, Mistake
 from trainkit.job import facts, metrics
 from trainkit.job.asked import Asked
@@ -25,7 +26,13 @@ from trainkit.job.rehearsal import Rehearsal
 from trainkit.job.signals import Stop
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import torch
+
+    from trainkit.data.batches import Kind
+    from trainkit.data.mixture import Mixture, Source, Until
+    from trainkit.data.share import Tail
+    from trainkit.data.stream import Stream
 
 T = TypeVar("T")
 D = TypeVar("D", bool, int, float, str)
@@ -135,13 +142,9 @@ class Context:
 
         Raises ConfigError where there is no such channel, or where its data is not in a directory here.
         """
-        known = self._facts.channels
-        source = known.get(name) or next((known[other] for other in known if alias(other) == alias(name)), None)
-        variable = CHANNEL_URL + alias(name)
+        source, variable = self._source(name), CHANNEL_URL + alias(name)
         if source is None:
-            problem = f"is no channel of this job; there are {', '.join(self.channels) or 'none'}"
-            remedy = f"Add it to the job's InputDataConfig, or set {variable} to a directory"
-            raise ConfigError([Mistake("channels", name, None, problem, remedy)])
+            raise self._no_channel(name)
         path, problem = _local(source.where), ""
         if path is None:
             problem = "is a URL, and channel() gives directories"
@@ -153,6 +156,70 @@ class Context:
             remedy = f"Use a channel in File or FastFile mode, or set {variable} to a directory on this machine"
             raise ConfigError([Mistake(source.said_by, name, source.where, problem, remedy)])
         return path
+
+    def stream(
+        self,
+        name: str,
+        *,
+        batch_size: int,
+        shuffle: bool = False,
+        columns: Sequence[str] | None = None,
+        transform: Callable[[pa.Table], Any] | None = None,
+        tail: Tail = "drop",
+        kind: Kind = "torch",
+        seed: int | None = None,
+        lanes: int | None = None,
+        memory: int = MEMORY,
+    ) -> Stream:
+        """Batches of a channel, read while training: this rank's part of each global batch. See docs/data.md.
+
+            for batch in stream: ...                                    # one epoch; a dict of tensors
+            stream.state_dict(), stream.load_state_dict(...)            # exact, on any number of ranks
+
+        `name`: a channel, or any path or URL. `batch_size`: rows of one rank. `columns`: those to decode; all by
+        default. `transform`: gets the rows as an Arrow table, in a thread beside the training; a table that it returns,
+        of any number of rows, becomes the batch, and anything else is the batch. `tail`: "drop" leaves out what does
+        not fill a global batch, "pad" fills it up with the epoch's first rows, "exact" makes the last batches smaller;
+        all ranks have as many batches in any case. `kind`: "torch", "numpy" or "arrow". `seed`: by default the job's.
+        `lanes`: blocks that are mixed, in all ranks together; by default as many as half of `memory` (bytes, of each
+        rank) holds, and then part of the state.
+
+        Raises ConfigError, StorageError or DataError with what to do; ValueError for choices that make no sense.
+        """
+        from trainkit.data.open import Place, open_stream
+        from trainkit.data.stream import Choices
+
+        chosen = Choices(
+            batch_size=batch_size, shuffle=shuffle, seed=self.seed if seed is None else seed, tail=tail, lanes=lanes,
+            columns=None if columns is None else tuple(columns), transform=transform, kind=kind, memory=memory,
+        )  # fmt: skip
+        source = self._source(name)
+        if source is None and "://" not in name and not Path(name).exists():
+            raise self._no_channel(name)
+        if source is None:
+            return open_stream(name, chosen, rank=self.rank, ranks=self.world_size)
+        place = Place(
+            name, source.said_by, source.mode, content_type=source.content_type, own_share=source.own_share,
+            local_rank=self.local_rank, local_ranks=self.local_world_size,
+        )  # fmt: skip
+        return open_stream(source.where, chosen, rank=self.rank, ranks=self.world_size, place=place)
+
+    def mixture(
+        self, streams: Mapping[str, tuple[Source, float]], *, until: Until = "last", seed: int | None = None
+    ) -> Mixture:
+        """Several streams as one: each step takes a batch of one of them, by weight, the same one on every rank.
+
+            both = job.mixture({"web": (job.stream("web", …), 0.7), "books": (job.stream("books", …), 0.3)})
+            for batch in both: ...                                      # both.source: which one it is from
+
+        `until`: where a pass ends: "last" when every stream has been through, "first" when one has, or after so many
+        steps. Streams that are through begin their next epoch. `seed`: by default the job's. See docs/data.md.
+
+        Raises ValueError for choices that make no sense.
+        """
+        from trainkit.data.mixture import Mixture
+
+        return Mixture(streams, until=until, seed=self.seed if seed is None else seed)
 
     @property
     def rank(self) -> int:
@@ -262,7 +329,7 @@ class Context:
                 yield done, item
                 done += 1
                 if progress:
-                    progress.after(done, self._logged)
+                    progress.after(done, self._logged, waited=waited)
             complete = True
         finally:  # also where the script leaves its loop
             self._in_steps = nested
@@ -272,7 +339,7 @@ class Context:
                 self._stop.leave(complete=complete)
             if progress:
                 why = f"stopping: {self._stop.signal.name}" if self._stop.signal else ""
-                progress.end(done, self._logged, why=why)
+                progress.end(done, self._logged, waited=waited, why=why)
 
     def log(self, *, step: int | None = None, **values: object) -> None:
         """Record metrics: one line on stdout and one in <output_dir>/metrics.jsonl, both by rank 0 only.
@@ -311,6 +378,15 @@ class Context:
         # Not self.model_dir: making it can fail, and the other ranks must hear of that.
         save(model, self._facts.model, rank=self.rank, files=files or {}, job=self.name, step=self._step)
         self._tell_unread()
+
+    def _source(self, name: str) -> facts.Source | None:
+        known = self._facts.channels
+        return known.get(name) or next((known[other] for other in known if alias(other) == alias(name)), None)
+
+    def _no_channel(self, name: str) -> ConfigError:
+        problem = f"is no channel of this job; there are {', '.join(self.channels) or 'none'}"
+        remedy = f"Add it to the job's InputDataConfig, or set {CHANNEL_URL + alias(name)} to a directory"
+        return ConfigError([Mistake("channels", name, None, problem, remedy)])
 
     def _tell_unread(self) -> None:
         """Say once which hyperparameters nobody asked for."""

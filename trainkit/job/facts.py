@@ -41,6 +41,9 @@ class Source:
     where: str
     said_by: str
     mode: str = "File"
+    content_type: str | None = None
+    own_share: bool = False
+    """Whether each host has other files of it: ShardedByS3Key on several hosts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,14 @@ def _of_tree(environ: Mapping[str, str]) -> Facts:
     paths = Paths.of(environ)
     job = contract_job.read(paths, environ=environ)
     said_by = str(paths.config / contract_channels.FILE)
-    channels = {channel.name: Source(str(channel.path), said_by, channel.mode) for channel in job.channels}
+    several = len(job.hosts) > 1
+    channels = {
+        channel.name: Source(
+            str(channel.path), said_by, channel.mode, channel.content_type,
+            own_share=several and channel.distribution == "ShardedByS3Key",
+        )
+        for channel in job.channels
+    }  # fmt: skip
     return Facts(
         name=job.name,
         hyperparameters=job.hyperparameters.for_script,
