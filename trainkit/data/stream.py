@@ -204,8 +204,8 @@ class Stream:
         choices, share = self._choices, self._share
         if len(self._all.totals) > 1:
             raise DataError(
-                f"{self._index.listing.root} is ShardedByS3Key: hosts would have different numbers of sequences. Pack a "
-                f"channel that is FullyReplicated"
+                f"{self._index.listing.root} is ShardedByS3Key: hosts would have different numbers of sequences. Pack "
+                f"a channel that is FullyReplicated"
             )
         if choices.transform is None and column not in self._index.schema.names:
             names = ", ".join(self._index.schema.names)
