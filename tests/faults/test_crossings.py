@@ -64,8 +64,15 @@ def until_heard(job: Job, rank: int, supervisor: int) -> None:
     calm = 0
     while calm < 20:
         time.sleep(0.005)
-        state = Path(f"/proc/{supervisor}/stat").read_text().rpartition(") ")[2][0]
-        calm = calm + 1 if state == "S" else 0
+        calm = calm + 1 if state(supervisor) == "S" else 0
+
+
+def state(pid: int) -> str:
+    """One letter, as ps shows it; X where there is no such process any more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return "X"
 
 
 def freeze_before_the_restart(job: Job) -> tuple[int, int]:
@@ -118,6 +125,7 @@ def test_where_a_host_is_lost_before_the_restart_there_is_none(start: Callable[.
     send(rank, signal.SIGKILL)
     until_heard(job, rank, second)
     send(second, signal.SIGKILL)
+    job.until(lambda: state(second) in "ZX", "the end of a supervisor, and of its connections")
     send(first, signal.SIGCONT)
     ran = job.end()
     assert ran.code == 137, ran.out  # what failed first; nobody could start again

@@ -176,3 +176,10 @@ def test_compressed_items_may_be_made_of_several_parts_and_may_not_be_cut(name: 
     assert Shelf({name: whole}).whole().to_pylist() == rows
     with pytest.raises(DataError, match=f"^{ROOT}{name}: is no readable (gzip|zstd)"):
         Shelf({name: whole[:-20]}).tables()
+
+
+def test_spans_are_as_long_as_they_may_be_across_the_pieces_that_are_read() -> None:
+    line = b"x" * 249_999 + b"\n"
+    shelf = Shelf({"a.txt": line * 70})
+
+    assert [span.rows for span in shelf.find().spans(shelf.listing.items[0], shelf.get)] == [4] * 17 + [2]

@@ -36,11 +36,11 @@ def stem(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_thread_stays() -> Iterator[None]:
+    before = set(threading.enumerate())  # other tests' servers
     yield
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread():
-            thread.join(20)
-            assert not thread.is_alive(), thread.name
+    for thread in set(threading.enumerate()) - before:
+        thread.join(20)
+        assert not thread.is_alive(), thread.name
 
 
 def write(path: Path, content: bytes) -> threading.Thread:

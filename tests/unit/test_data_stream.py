@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from trainkit.data.formats.base import Span
 from trainkit.data.index import Index
 from trainkit.data.items import Get, Item, Listing
-from trainkit.data.stream import Choices, Stream
+from trainkit.data.stream import All, Choices, Stream
 from trainkit.errors import DataError
 
 
@@ -234,3 +234,25 @@ def test_a_stream_that_is_being_read_is_refused_in_a_forked_child_and_begun_anew
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     alone.close()
+
+
+@pytest.mark.parametrize(("tail", "steps_of_all"), [("drop", 3), ("pad", 6)])
+def test_hosts_with_other_shares_have_as_many_steps_and_one_state(tail: str, steps_of_all: int) -> None:
+    """Two hosts with two ranks each; the first has 26 rows, the second 41, and a step takes 8 of each."""
+    hosts = [Storage([26]), Storage([41])]
+    both = All((26, 41), "f" * 16)
+    world = [
+        [Stream(index, host, choices(tail=tail), rank=rank, ranks=2, all=both) for rank in range(2)]
+        for host in hosts
+        for index in [host.index(5)]
+    ]
+    assert {len(rank) for ranks in world for rank in ranks} == {steps_of_all}
+    for ranks, rows in zip(world, (26, 41), strict=True):
+        found = steps(ranks, 2)
+        assert len(set(flat(found))) == 16 == len(flat(found))
+        assert set(flat(found)) <= set(range(rows))
+    states = [rank.state_dict() for ranks in world for rank in ranks]
+    assert all(state == states[0] for state in states)
+    rest = [steps(ranks) for ranks in world]
+    assert [len(found) for found in rest] == [steps_of_all - 2] * 2
+    assert {rank.epoch for ranks in world for rank in ranks} == {1}

@@ -137,6 +137,17 @@ def test_progress_shows_the_recent_rate_the_time_left_and_what_was_logged():
     assert lines[-1] == "step 1200/5000 · 32.0 steps/s · 1m59s left · loss=0.3451"
 
 
+def test_the_share_of_time_without_data_is_said_where_it_is_worth_a_word() -> None:
+    lines: list[str] = []
+    now = [0.0]
+    progress = Progress(0, total=100, terminal=True, clock=lambda: now[0], say=lines.append)
+    for done, waited in ((1, 0.02), (2, 0.5), (3, 0.5)):
+        now[0] += 1.0
+        progress.after(done, {}, waited=waited)
+    assert ["waiting" in line for line in lines] == [False, True, True]
+    assert "25% waiting for data" in lines[1]
+
+
 def test_lines_come_each_second_on_a_terminal_and_ever_slower_in_a_log():
     def moments(*, terminal: bool) -> list[float]:
         clock, spoken = Clock(), []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from typing import NamedTuple
 
 from trainkit.data import formats
@@ -12,7 +14,8 @@ from trainkit.data.items import Get, Listing
 from trainkit.data.sources.augmented import AugmentedRows
 from trainkit.data.sources.find import find
 from trainkit.data.sources.manifests import Augmented
-from trainkit.data.stream import Choices, Stream
+from trainkit.data.stream import All, Choices, Stream, lanes_for
+from trainkit.data.together import gather
 from trainkit.errors import DataError
 
 
@@ -24,6 +27,8 @@ class Place(NamedTuple):
     mode: str = "File"
     own_share: bool = False
     """Whether each host has other files (ShardedByS3Key on several hosts)."""
+    local_rank: int = 0
+    local_ranks: int = 1
     content_type: str | None = None
 
 
@@ -38,17 +43,34 @@ def open_stream(
     """A stream over what lies at a path or URL. Raises StorageError, DataError, ConfigError with what to do."""
     place = place or Place()
     listing = find(where, channel=place.channel, said_by=place.said_by, mode=place.mode, own_share=place.own_share)
-    if place.own_share:
-        raise DataError(
-            f"{listing.root}: this channel is ShardedByS3Key: each host has other files, and a stream of all ranks "
-            f"must know them all. Use FullyReplicated with FastFile, or have the objects read directly: "
-            f"TRAINKIT_CHANNEL_{place.channel.upper()}=s3://…"
-        )
     fetcher = open_fetcher(listing.items[0].url if listing.items else where)
     listing, format = _format(listing, fetcher.get, content_type=place.content_type)
     _known(choices, format, listing)
     index = Index.of(listing, format, fetcher.get)
-    return _kind(choices)(index, fetcher, choices, rank=rank, ranks=ranks)
+    kind = _kind(choices)
+    if not place.own_share:
+        return kind(index, fetcher, choices, rank=rank, ranks=ranks)
+    all, lanes = _together(index, choices, ranks=ranks, local_ranks=place.local_ranks)
+    alike = dataclasses.replace(choices, lanes=lanes)
+    return kind(index, fetcher, alike, rank=place.local_rank, ranks=place.local_ranks, all=all)
+
+
+def _together(index: Index, choices: Choices, *, ranks: int, local_ranks: int) -> tuple[All, int]:
+    """What the hosts' shares come to together, and the lanes of each. Raises DataError where they make no stream."""
+    root = index.listing.root
+    if choices.tail == "exact":
+        raise DataError(
+            f"{root}: with ShardedByS3Key hosts have different numbers of rows, and tail='exact' would give some of "
+            f"them steps that others have not. Use 'drop' or 'pad', or FullyReplicated"
+        )
+    lanes = choices.lanes or lanes_for(index, ranks=local_ranks, memory=choices.memory)
+    why = f"{root} is ShardedByS3Key: each host has other files, and they must agree on the number of steps"
+    said = gather((local_ranks, index.total, index.fingerprint, lanes), ranks=ranks, why=why)
+    if len({count for count, *_ in said}) > 1:
+        raise DataError(f"{root}: hosts run different numbers of ranks, and ShardedByS3Key needs them alike. Set procs")
+    prints = "".join(fingerprint for _, _, fingerprint, _ in said)
+    together = All(tuple(total for _, total, _, _ in said), hashlib.blake2b(prints.encode(), digest_size=8).hexdigest())
+    return together, int(said[0][3])
 
 
 def _format(listing: Listing, get: Get, *, content_type: str | None) -> tuple[Listing, Format]:

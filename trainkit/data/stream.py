@@ -71,6 +71,17 @@ class _Lent:
         pass
 
 
+class All(NamedTuple):
+    """What all hosts have, where each has its own share of the data: rows of each, and their fingerprints' own."""
+
+    totals: tuple[int, ...]
+    fingerprint: str
+
+    def span(self, tail: Tail) -> int:
+        """Samples that an epoch counts on each host: all are to have as many steps."""
+        return max(self.totals) if tail == "pad" else min(self.totals)
+
+
 class Workers(NamedTuple):
     """Which one of how many processes this is that read one rank's stream together."""
 
@@ -84,37 +95,42 @@ class Stream:
     `position` counts the samples that all ranks together have had in this epoch: one integer, the same on every rank.
     """
 
-    def __init__(self, index: Index, fetcher: Fetches, choices: Choices, *, rank: int, ranks: int) -> None:
+    def __init__(
+        self, index: Index, fetcher: Fetches, choices: Choices, *, rank: int, ranks: int, all: All | None = None
+    ) -> None:
+        """`rank` of the `ranks` that share the index. `all`: where others have another one, what they all have."""
         self._index = index
+        self._all = all or All((index.total,), index.fingerprint)
+        self._span = self._all.span(choices.tail)
         self._fetcher = fetcher
         weakref.finalize(self, fetcher.close)  # connections live as long as the stream, over all its epochs
         self._choices = choices
         self._share = Share(rank, ranks, choices.batch_size, choices.tail, strided=choices.shuffle)
-        self._lanes = choices.lanes or _lanes(index, ranks=ranks, memory=choices.memory)
+        self._lanes = choices.lanes or lanes_for(index, ranks=ranks, memory=choices.memory)
         self.epoch = 0
         self.position = 0
         self.waited = 0.0
         """Seconds that the loop has waited for batches so far."""
         self._feed: Feed | None = None
-        if not self._share.steps(index.total, 0):
+        if not self._share.steps(self._span, 0):
             raise DataError(
-                f"{index.listing.root} holds {index.total} rows, and a step of {ranks} ranks takes "
+                f"{index.listing.root} holds {self._span} rows, and a step of {ranks} ranks takes "
                 f"{self._share.whole}. Choose a smaller batch_size, or tail='pad'"
             )
 
     def __len__(self) -> int:
         """Batches that are left of this epoch, alike on every rank."""
-        return self._share.steps(self._index.total, self.position)
+        return self._share.steps(self._span, self.position)
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches of a whole epoch, alike on every rank."""
-        return self._share.steps(self._index.total, 0)
+        return self._share.steps(self._span, 0)
 
     def __iter__(self) -> Iterator[Any]:
         """The batches that are left of this epoch; the next one begins when they are through."""
         self.close()
-        epoch, total, workers = self.epoch, self._index.total, self._workers()
+        epoch, total, workers = self.epoch, self._span, self._workers()
         # Of several DataLoader workers each gives every so manieth batch, and DataLoader takes one of each in turn.
         self.position = min(total, self.position + workers.mine * self._share.whole)
         feed = self._feed = Feed(self._batches(epoch, self.position, every=workers.of), ahead=_READY)
@@ -137,7 +153,7 @@ class Stream:
         """Where the stream is, after the last batch that it gave: a few numbers and words, alike on every rank."""
         return {
             "version": VERSION,
-            "fingerprint": self._index.fingerprint,
+            "fingerprint": self._all.fingerprint,
             "seed": self._choices.seed,
             "shuffle": self._choices.shuffle,
             "lanes": self._lanes,
@@ -186,6 +202,11 @@ class Stream:
         from trainkit.data.packing import Packed
 
         choices, share = self._choices, self._share
+        if len(self._all.totals) > 1:
+            raise DataError(
+                f"{self._index.listing.root}: each host has other files (ShardedByS3Key), and packing needs every rank "
+                f"to read all rows. Use FullyReplicated, or have the objects read directly: s3://…"
+            )
         if choices.transform is None and column not in self._index.schema.names:
             names = ", ".join(self._index.schema.names)
             raise DataError(f"{self._index.listing.root} has no column {column!r}; it has {names}")
@@ -223,7 +244,7 @@ class Stream:
     def _plan(self, position: int, *, every: int) -> Iterator[Chunk]:
         """This rank's samples, as many batches at a time as are worth gathering at once; few at first."""
         share, index = self._share, self._index
-        total, left = index.total, -(-share.steps(index.total, position) // every)
+        total, left = index.total, -(-share.steps(self._span, position) // every)
         row = max(1, int(index.lengths.sum()) // total)
         most = max(1, _GATHERED // (row * share.batch))
         steps = 1
@@ -255,7 +276,7 @@ _SAME = {
 }
 
 
-def _lanes(index: Index, *, ranks: int, memory: int) -> int:
+def lanes_for(index: Index, *, ranks: int, memory: int) -> int:
     """Lanes for half of the memory; the other half is for what comes next."""
     block = max(1, int(index.lengths.mean())) if len(index.lengths) else 1
     return ranks * max(1, min(memory // 2 // block, -(-len(index.lengths) // ranks)))

@@ -199,7 +199,10 @@ class Context:
             raise self._no_channel(name)
         if source is None:
             return open_stream(name, chosen, rank=self.rank, ranks=self.world_size)
-        place = Place(name, source.said_by, source.mode, source.own_share, source.content_type)
+        place = Place(
+            name, source.said_by, source.mode, content_type=source.content_type, own_share=source.own_share,
+            local_rank=self.local_rank, local_ranks=self.local_world_size,
+        )  # fmt: skip
         return open_stream(source.where, chosen, rank=self.rank, ranks=self.world_size, place=place)
 
     def mixture(
@@ -327,7 +330,7 @@ class Context:
                 yield done, item
                 done += 1
                 if progress:
-                    progress.after(done, self._logged)
+                    progress.after(done, self._logged, waited=waited)
             complete = True
         finally:  # also where the script leaves its loop
             self._in_steps = nested
@@ -337,7 +340,7 @@ class Context:
                 self._stop.leave(complete=complete)
             if progress:
                 why = f"stopping: {self._stop.signal.name}" if self._stop.signal else ""
-                progress.end(done, self._logged, why=why)
+                progress.end(done, self._logged, waited=waited, why=why)
 
     def log(self, *, step: int | None = None, **values: object) -> None:
         """Record metrics: one line on stdout and one in <output_dir>/metrics.jsonl, both by rank 0 only.

@@ -1,4 +1,4 @@
-"""Progress as plain lines: `step 1200/5000 · 35.2 steps/s · 1m48s left · loss=0.345`."""
+"""Progress as plain lines: `step 1200/5000 · 35.2 steps/s · 1m48s left · 12% waiting for data · loss=0.345`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from trainkit.job.metrics import Number
 
 TERMINAL_SECONDS = 1.0
 LOG_SECONDS = 10.0
+WORTH_A_WORD = 0.05
+"""The share of the time that may go by without data before the line says so."""
 WINDOW = 5
 """Lines over which the rate is taken: recent enough to show a stall, long enough not to flicker."""
 
@@ -27,32 +29,35 @@ class Progress:
         self._clock, self._say = clock, say
         self._pause = TERMINAL_SECONDS
         now = clock()
-        self._marks: deque[tuple[float, int]] = deque([(now, done)], maxlen=WINDOW)
+        self._marks: deque[tuple[float, int, float]] = deque([(now, done, 0.0)], maxlen=WINDOW)
         self._due = now + self._pause
 
-    def after(self, done: int, values: Mapping[str, Number]) -> None:
-        """`done` steps are done; `values` were logged last."""
+    def after(self, done: int, values: Mapping[str, Number], *, waited: float = 0.0) -> None:
+        """`done` steps are done; `values` were logged last, and `waited` seconds of all so far went by without data."""
         now = self._clock()
         if now < self._due:
             return
-        self._speak(done, values, now=now)
+        self._speak(done, values, now=now, waited=waited)
         if not self._terminal:
             self._pause = min(self._pause * 2, LOG_SECONDS)
         self._due = now + self._pause
 
-    def end(self, done: int, values: Mapping[str, Number], *, why: str = "") -> None:
+    def end(self, done: int, values: Mapping[str, Number], *, waited: float = 0.0, why: str = "") -> None:
         """The last line. `why` is given where the loop ends early."""
-        self._speak(done, values, now=self._clock(), why=why)
+        self._speak(done, values, now=self._clock(), waited=waited, why=why)
 
-    def _speak(self, done: int, values: Mapping[str, Number], *, now: float, why: str = "") -> None:
-        then, before = self._marks[0]
+    def _speak(self, done: int, values: Mapping[str, Number], *, now: float, waited: float, why: str = "") -> None:
+        then, before, waited_before = self._marks[0]
         rate = (done - before) / (now - then) if now > then else 0.0
-        self._marks.append((now, done))
+        idle = (waited - waited_before) / (now - then) if now > then else 0.0
+        self._marks.append((now, done, waited))
         parts = [f"step {done}" if self._total is None else f"step {done}/{self._total}"]
         if rate > 0:
             parts.append(f"{spell_rate(rate)} steps/s")
             if self._total is not None and done < self._total and not why:
                 parts.append(f"{spell_seconds((self._total - done) / rate)} left")
+        if idle >= WORTH_A_WORD:
+            parts.append(f"{idle:.0%} waiting for data")
         if why:
             parts.append(why)
         parts += [f"{name}={value:.4g}" for name, value in values.items()]

@@ -135,7 +135,7 @@ class Hub(Listening):
         expected = set(self._hosts) if self._started else {self._plan.host, *self._wires}
         if self.verdict is None and expected <= set(self._ends):
             verdict = decide(self._ends.values())
-            all_here = self._started and all(wire.open for wire in self._wires.values())
+            all_here = self._started and all(wire.alive for wire in self._wires.values())
             if verdict and all_here and (again := self._ears.again(verdict)):
                 self._begin(again)
                 return

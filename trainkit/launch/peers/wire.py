@@ -43,6 +43,18 @@ class Wire:
         return self._connection is not None
 
     @property
+    def alive(self) -> bool:
+        """Whether the other end is there, as far as the kernel knows by now: its end may be in the queue, unread."""
+        if self._connection is None:
+            return False
+        try:
+            return bool(self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    @property
     def proven(self) -> bool:
         """Whether the other end has shown that it knows the key. What came before could be anyone's word."""
         return self._seal is not None and self._seal.proven
