@@ -70,6 +70,19 @@ def test_the_same_data_has_the_same_order_in_s3_and_mounted(tmp_path: Path, s3: 
     assert s3.counts["GetObject"] <= 24 + 3 + 1  # row groups, a footer each, and one more for what the first one is
 
 
+def test_images_in_lists_of_a_fixed_size_come_as_they_are_wherever_a_batch_begins(tmp_path: Path) -> None:
+    """pyarrow takes wrong rows from a slice of such."""
+    ids = np.arange(600, dtype=np.float32)
+    images = np.broadcast_to(ids[:, None, None], (600, 4, 3))
+    kind = pa.list_(pa.list_(pa.float32(), 3), 4)
+    pq.write_table(
+        pa.table({"id": ids, "image": pa.array(images.tolist(), kind)}), tmp_path / "a.parquet", row_group_size=300
+    )
+    for shuffle in (False, True):
+        for batch in job(tmp_path).stream(str(tmp_path), batch_size=7, shuffle=shuffle, lanes=1, kind="numpy"):
+            assert (batch["image"] == batch["id"][:, None, None]).all()
+
+
 def test_a_url_needs_no_channel(tmp_path: Path) -> None:
     stream = job(tmp_path).stream(str(parquet(tmp_path / "data")), batch_size=10, kind="arrow")
     assert sum(batch.num_rows for batch in stream) == ROWS

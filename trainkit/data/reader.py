@@ -117,7 +117,11 @@ class Reader:
         for block, mine in zip(blocks.tolist(), np.split(by_block, starts[1:]), strict=True):
             self._fetch(block)  # where the budget had no room for it, there is no way around it now
             turns = places.turns[mine]
-            low, high = int(turns.min()), int(turns.max()) + 1
+            # Joined, slices are copied. One alone would stay a slice, of which pyarrow 26 takes other values than asked
+            # for where lists of a fixed size lie in such.
+            low, high = (
+                (int(turns.min()), int(turns.max()) + 1) if len(blocks) > 1 else (0, self._index.span(block).rows)
+            )
             parts.append(self._held[block].result().slice(low, high - low))
             rows[mine] = offset + turns - low
             offset += high - low

@@ -60,17 +60,6 @@ class Fetches(Protocol):
     def close(self) -> None: ...
 
 
-class _Lent:
-    """A stream's fetcher for another stream, which keeps the first one from closing it, and closes nothing."""
-
-    def __init__(self, owner: Stream) -> None:
-        self._owner = owner
-        self.get = owner._fetcher.get
-
-    def close(self) -> None:
-        pass
-
-
 class All(NamedTuple):
     """What all hosts have, where each has its own share of the data: rows of each, and their fingerprints' own."""
 
@@ -80,6 +69,17 @@ class All(NamedTuple):
     def span(self, tail: Tail) -> int:
         """Samples that an epoch counts on each host: all are to have as many steps."""
         return max(self.totals) if tail == "pad" else min(self.totals)
+
+
+class _Lent:
+    """A stream's fetcher for another stream, which keeps the first one from closing it, and closes nothing."""
+
+    def __init__(self, owner: Stream) -> None:
+        self._owner = owner
+        self.get = owner._fetcher.get
+
+    def close(self) -> None:
+        pass
 
 
 class Workers(NamedTuple):
@@ -106,7 +106,7 @@ class Stream:
         weakref.finalize(self, fetcher.close)  # connections live as long as the stream, over all its epochs
         self._choices = choices
         self._share = Share(rank, ranks, choices.batch_size, choices.tail, strided=choices.shuffle)
-        self._lanes = choices.lanes or lanes_for(index, ranks=ranks, memory=choices.memory)
+        self._lanes = choices.lanes or lanes(index, ranks=ranks, memory=choices.memory)
         self.epoch = 0
         self.position = 0
         self.waited = 0.0
@@ -276,7 +276,8 @@ _SAME = {
 }
 
 
-def lanes_for(index: Index, *, ranks: int, memory: int) -> int:
-    """Lanes for half of the memory; the other half is for what comes next."""
+def lanes(index: Index, *, ranks: int, memory: int) -> int:
+    """Lanes for half of the memory of each rank; the other half is for what comes next."""
     block = max(1, int(index.lengths.mean())) if len(index.lengths) else 1
-    return ranks * max(1, min(memory // 2 // block, -(-len(index.lengths) // ranks)))
+    # Never more than there are blocks, or what is left is no multiple of the ranks and each meets the lanes of all.
+    return ranks * max(1, min(memory // 2 // block, len(index.lengths) // ranks))

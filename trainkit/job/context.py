@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from trainkit.contract.board import Board
 from trainkit.contract.environ import CHANNEL_URL, RUN_DIR, alias
 from trainkit.contract.hyperparameters import Hyperparameters
+from trainkit.data import MEMORY
 from trainkit.errors import ConfigError, Mistake
 from trainkit.job import facts, metrics
 from trainkit.job.asked import Asked
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 D = TypeVar("D", bool, int, float, str)
-MEMORY = 256 << 20
-"""Bytes of data that a stream holds on each rank, by default."""
 CODE = "code"
 """The channel with the script itself, which is no data."""
 _REQUIRED: Final = object()

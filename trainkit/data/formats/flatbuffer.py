@@ -20,6 +20,11 @@ class Table(NamedTuple):
     def root(cls, data: memoryview) -> Table:
         return cls(data, _read("<I", data, 0))
 
+    def target(self, field: int) -> int | None:
+        """Where that begins which a field points to: a table, or a list."""
+        place = self._place(field)
+        return None if place is None else _follow(self.data, place)
+
     def number(self, field: int, kind: str, default: int = 0) -> int:
         """A scalar; `kind` is struct's letter for it."""
         place = self._place(field)
