@@ -11,11 +11,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_data_stream import Storage, flat, steps, streams
+from test_data_stream import Storage, choices, flat, steps, streams
 
 from trainkit.data.batches import Ragged
 from trainkit.data.mixture import Mixture
 from trainkit.data.packing import PADDING, Packed
+from trainkit.data.stream import All, Stream
 from trainkit.errors import DataError
 
 MOST = 16  # tokens of a document
@@ -198,6 +199,9 @@ def test_what_cannot_be_packed_is_said() -> None:
         next(iter(packed(storage, 1, transform=lambda table: 7)[0]))
     with pytest.raises(DataError, match=r"too few tokens for one step of 1 ranks, which takes 9000.*tail='pad'"):
         next(iter(packed(storage, 1, length=9000, batch=1, tail="drop")[0]))
+    shared = Stream(storage.index(5), storage, choices(), rank=0, ranks=1, all=All((40, 41), "f" * 16))
+    with pytest.raises(DataError, match=r"each host has other files.*Use FullyReplicated"):
+        shared.packed("n", length=5, batch_size=1)
     for wrong in ({"length": 0}, {"batch": 0}, {"tail": "exact"}, {"kind": "arrow"}):
         with pytest.raises(ValueError, match=r"must be|make the stream with"):
             packed(storage, 1, **wrong)

@@ -256,10 +256,3 @@ def test_hosts_with_other_shares_have_as_many_steps_and_one_state(tail: str, ste
     rest = [steps(ranks) for ranks in world]
     assert [len(found) for found in rest] == [steps_of_all - 2] * 2
     assert {rank.epoch for ranks in world for rank in ranks} == {1}
-
-
-def test_tokens_of_hosts_with_shares_of_their_own_are_not_packed() -> None:
-    host = Storage([26])
-    one = Stream(host.index(5), host, choices(tail="drop"), rank=0, ranks=2, all=All((26, 41), "f" * 16))
-    with pytest.raises(DataError, match="is ShardedByS3Key"):
-        one.packed("n", length=8, batch_size=1)

@@ -204,8 +204,8 @@ class Stream:
         choices, share = self._choices, self._share
         if len(self._all.totals) > 1:
             raise DataError(
-                f"{self._index.listing.root} is ShardedByS3Key: hosts would have different numbers of sequences. Pack "
-                f"a channel that is FullyReplicated"
+                f"{self._index.listing.root}: each host has other files (ShardedByS3Key), and packing needs every rank "
+                f"to read all rows. Use FullyReplicated, or have the objects read directly: s3://…"
             )
         if choices.transform is None and column not in self._index.schema.names:
             names = ", ".join(self._index.schema.names)
