@@ -26,4 +26,5 @@ install() {
 install sdk-v3 --no-deps
 install toolkit
 install pytorch-toolkit
+install streaming --no-deps
 exit "$failed"

@@ -54,12 +54,14 @@ class Order:
         count = len(rows)
         lanes = max(1, min(lanes, count)) if shuffle else 1
         dealt = generator(seed, epoch).permutation(count) if shuffle else np.arange(count)
-        by_lane = [dealt[lane::lanes] for lane in range(lanes)]
-        length = np.array([rows[blocks].sum() for blocks in by_lane], dtype=np.int64)
+        # A column for each lane: at thousands of ranks there are half a million of them, too many for a loop.
+        by_lane = np.full((-(-count // lanes), lanes), -1, dtype=np.int64)
+        by_lane.reshape(-1)[:count] = dealt
+        length = np.where(by_lane < 0, 0, rows[by_lane] if count else 0).sum(axis=0)
+        sizes = count // lanes + (np.arange(lanes) < count % lanes)
         longest_first = np.argsort(-length, kind="stable")
-        by_lane, length = [by_lane[lane] for lane in longest_first], length[longest_first]
-        blocks = np.concatenate(by_lane) if count else dealt
-        sizes = np.array([len(lane) for lane in by_lane], dtype=np.int64)
+        blocks = by_lane.T[longest_first].reshape(-1)
+        blocks, length, sizes = blocks[blocks >= 0], length[longest_first], sizes[longest_first]
         rounds, active = _thinning(length)
         starts = np.concatenate([[0], np.cumsum(np.diff(rounds, prepend=0) * active)])
         return cls(
