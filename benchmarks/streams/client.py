@@ -10,6 +10,7 @@ off again, since it is none of the loader's.
 from __future__ import annotations
 
 import json
+import math
 import resource
 import sys
 import time
@@ -31,7 +32,7 @@ def main() -> None:
     began, spent = time.perf_counter(), _cpu()
     with closing(loader.run()) as batches:
         for batch in batches:
-            if not check.samples:
+            if math.isnan(first):
                 first = time.perf_counter() - began
                 if told.get("first"):
                     break
