@@ -256,33 +256,3 @@ def test_hosts_with_other_shares_have_as_many_steps_and_one_state(tail: str, ste
     rest = [steps(ranks) for ranks in world]
     assert [len(found) for found in rest] == [steps_of_all - 2] * 2
     assert {rank.epoch for ranks in world for rank in ranks} == {1}
-
-
-class Words(Numbers):
-    """Each number with itself as bytes of two kinds, empty for some and missing for others."""
-
-    schema = pa.schema({"short": pa.binary(), "n": pa.int64(), "long": pa.large_binary()})
-
-    def decode(self, item: Item, span: Span, data: memoryview, columns: Sequence[str] | None) -> pa.Table:
-        numbers = np.frombuffer(data, dtype=np.int64).tolist()
-        short = [b"%d" % n if n % 3 else b"" for n in numbers]
-        long = [b"-" * n if n % 5 else None for n in numbers]
-        table = pa.table({"short": [b"before", *short], "n": [-1, *numbers], "long": [b"", *long]}, schema=self.schema)
-        return (table if columns is None else table.select(list(columns))).slice(1)
-
-
-@pytest.mark.parametrize("columns", [None, ("long",), ("short", "n")])
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_bytes_are_the_same_ones_in_lists_and_in_tables(columns: tuple[str, ...] | None, shuffle: bool) -> None:
-    storage = Storage([30, 7])
-    items = tuple(Item(url, len(data), "v1") for url, data in storage.data.items())
-    index = Index.of(Listing(items, "mem/"), Words(5), storage.get)
-    lists, arrow = (
-        Stream(index, storage, choices(kind=kind, columns=columns, shuffle=shuffle), rank=1, ranks=2)
-        for kind in ("numpy", "arrow")
-    )
-    batches = list(zip(lists, arrow, strict=True))
-    assert len(batches) == 5
-    for batch, table in batches:
-        assert list(batch) == list(columns or ("short", "n", "long"))
-        assert {name: list(column) for name, column in batch.items()} == table.to_pydict()

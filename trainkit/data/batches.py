@@ -10,12 +10,11 @@ Numbers share Arrow's memory where it has no gaps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from trainkit.data.order import Integers
 from trainkit.errors import DataError
 
 if TYPE_CHECKING:
@@ -45,32 +44,6 @@ def wrapper(kind: Kind) -> Callable[[Any], Any]:
     return _tensor() if kind == "torch" else _same
 
 
-def loose(schema: pa.Schema, kind: Kind) -> list[str]:
-    """The columns that come as lists of bytes."""
-    import pyarrow.types as types
-
-    if kind == "arrow":
-        return []
-    return [field.name for field in schema if types.is_binary(field.type) or types.is_large_binary(field.type)]
-
-
-def whole(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-
-
-def values(array: pa.Array, rows: Integers) -> Iterable[bytes | None]:
-    """These rows of an array of bytes, each copied once."""
-    import pyarrow.types as types
-
-    if array.null_count:
-        return list(array.take(rows).to_pylist())
-    _, offsets, data = array.buffers()
-    width = np.int64 if types.is_large_binary(array.type) else np.int32
-    ends = np.frombuffer(offsets, width)[array.offset :]
-    view = memoryview(data or b"")
-    return [bytes(view[start:end]) for start, end in zip(ends[rows].tolist(), ends[rows + 1].tolist(), strict=True)]
-
-
 def _tensor() -> Callable[[Any], Any]:
     import torch
 
@@ -89,7 +62,7 @@ def _column(column: pa.ChunkedArray, name: str, wrap: Callable[[Any], Any]) -> A
     import pyarrow as pa
     import pyarrow.types as types
 
-    array = whole(column)
+    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     kind = array.type
     if types.is_dictionary(kind):
         array = array.dictionary_decode()

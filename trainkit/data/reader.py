@@ -3,22 +3,17 @@
 plan     which blocks the coming samples lie in, in the order of first need, as far ahead as the budget goes
 fetch    by threads: request, decode, mix the rows                     (all of it outside of Python's lock)
 gather   the rows of some batches at once, in their order
-
-Columns of bytes that end as Python's bytes are `loose`: they stay in their blocks as they lie, and each value is copied
-once, from there. Through Arrow it would be copied four times (mix, join, put in order, make bytes), most of it into
-memory that the kernel has to clear first.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from trainkit.data.batches import values, whole
 from trainkit.data.index import Index
 from trainkit.data.items import Get
 from trainkit.data.order import Integers, Order, Places
@@ -37,52 +32,24 @@ class Chunk(NamedTuple):
     samples: Integers
 
 
-class Rows(NamedTuple):
-    """Rows in their order: as a table, but for loose columns."""
-
-    table: pa.Table
-    loose: Mapping[str, list[bytes | None]]
-
-    def slice(self, start: int, length: int) -> Rows:
-        cut = {name: values[start : start + length] for name, values in self.loose.items()}
-        return Rows(self.table.slice(start, length), cut)
-
-
-class _Block(NamedTuple):
-    table: pa.Table
-    """Without loose columns, and mixed."""
-    loose: Mapping[str, pa.Array]
-    mixed: Integers | None
-
-
 class Reader:
     """Gives the rows of one epoch's samples, chunk by chunk. Close it from the thread that iterates."""
 
     def __init__(
-        self,
-        index: Index,
-        order: Order,
-        get: Get,
-        *,
-        columns: Sequence[str] | None,
-        budget: int,
-        threads: int,
-        loose: Sequence[str] = (),
+        self, index: Index, order: Order, get: Get, *, columns: Sequence[str] | None, budget: int, threads: int
     ) -> None:
-        """`loose`: columns of bytes that the batch has as Python's bytes."""
         self._index = index
         self._order = order
         self._get = get
         self._columns = columns
-        self._loose = loose
         self._budget = budget
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="trainkit.fetch")
-        self._held: dict[int, Future[_Block]] = {}  # here, or on its way
+        self._held: dict[int, Future[pa.Table]] = {}  # here, or on its way
         self._until: dict[int, int] = {}  # the sample after which nobody needs it any more
         self._bytes = 0
         self._wanted: deque[int] = deque()  # planned, and not asked for yet
 
-    def chunks(self, plan: Iterator[Chunk]) -> Iterator[tuple[int, Rows]]:
+    def chunks(self, plan: Iterator[Chunk]) -> Iterator[tuple[int, pa.Table]]:
         """For each chunk, its steps and its rows."""
         ahead: deque[tuple[Chunk, Places]] = deque()
         for chunk in plan:
@@ -96,11 +63,11 @@ class Reader:
         while ahead:
             yield self._next(*ahead.popleft())
 
-    def _next(self, chunk: Chunk, places: Places) -> tuple[int, Rows]:
-        rows = self._gather(places)
+    def _next(self, chunk: Chunk, places: Places) -> tuple[int, pa.Table]:
+        table = self._gather(places)
         self._release(int(chunk.samples.max(initial=0)))
         self._ask()
-        return chunk.steps, rows
+        return chunk.steps, table
 
     def close(self) -> None:
         """End the threads. What is under way is waited for: requests have deadlines."""
@@ -129,43 +96,33 @@ class Reader:
             del self._held[block], self._until[block]
             self._bytes -= int(self._index.lengths[block])
 
-    def _load(self, block: int) -> _Block:
+    def _load(self, block: int) -> pa.Table:
         span = self._index.span(block)
         data = memoryview(self._get(self._index.item(block), span.start, span.length))
         table = self._index.decode(block, data, self._columns)
         mixed = self._order.mixed(block, span.rows)
-        loose = {name: whole(table.column(name)) for name in self._loose}
-        if loose:
-            table = table.drop_columns(list(loose))
-        return _Block(table if mixed is None or not table.num_columns else table.take(mixed), loose, mixed)
+        return table if mixed is None else table.take(mixed)
 
-    def _gather(self, places: Places) -> Rows:
+    def _gather(self, places: Places) -> pa.Table:
         import pyarrow as pa
 
         if not len(places.blocks):  # a rank that has none of the last few
             schema = self._index.schema
-            names = [name for name in self._columns or schema.names if name not in self._loose]
-            return Rows(
-                pa.schema([schema.field(name) for name in names]).empty_table(), {name: [] for name in self._loose}
-            )
+            return (
+                pa.schema([schema.field(name) for name in self._columns]) if self._columns else schema
+            ).empty_table()
         by_block = np.argsort(places.blocks, kind="stable")
         blocks, starts = np.unique(places.blocks[by_block], return_index=True)
         parts, rows, offset = [], np.empty(len(by_block), dtype=np.int64), 0
-        loose: dict[str, list[bytes | None]] = {name: [None] * len(by_block) for name in self._loose}
-        for number, mine in zip(blocks.tolist(), np.split(by_block, starts[1:]), strict=True):
-            self._fetch(number)  # where the budget had no room for it, there is no way around it now
-            turns, block = places.turns[mine], self._held[number].result()
-            low, high = int(turns.min()), int(turns.max()) + 1
-            if len(blocks) == 1:
-                # Joined, slices are copied. One alone would stay a slice, of which pyarrow 26 takes other values than
-                # asked for where lists of a fixed size lie in such.
-                low, high = 0, self._index.span(number).rows
-            parts.append(block.table.slice(low, high - low))
+        for block, mine in zip(blocks.tolist(), np.split(by_block, starts[1:]), strict=True):
+            self._fetch(block)  # where the budget had no room for it, there is no way around it now
+            turns = places.turns[mine]
+            # Joined, slices are copied. One alone would stay a slice, of which pyarrow 26 takes other values than asked
+            # for where lists of a fixed size lie in such.
+            low, high = (
+                (int(turns.min()), int(turns.max()) + 1) if len(blocks) > 1 else (0, self._index.span(block).rows)
+            )
+            parts.append(self._held[block].result().slice(low, high - low))
             rows[mine] = offset + turns - low
             offset += high - low
-            lying = turns if block.mixed is None else block.mixed[turns]
-            for name, column in block.loose.items():
-                for at, value in zip(mine.tolist(), values(column, lying), strict=True):
-                    loose[name][at] = value
-        table = pa.concat_tables(parts)
-        return Rows(table.combine_chunks().take(rows) if table.num_columns else table, loose)
+        return pa.concat_tables(parts).combine_chunks().take(rows)

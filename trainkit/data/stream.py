@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from trainkit.data.batches import KINDS, Kind, converter, loose
+from trainkit.data.batches import KINDS, Kind, converter
 from trainkit.data.feed import Feed
 from trainkit.data.index import Index
 from trainkit.data.items import Get
@@ -231,21 +231,13 @@ class Stream:
         choices, index = self._choices, self._index
         order = Order.of(index.rows, seed=choices.seed, epoch=epoch, lanes=self._lanes, shuffle=choices.shuffle)
         columns = list(choices.columns) if choices.columns else None
-        names = [name for name in index.schema.names if columns is None or name in columns]
-        apart = [name for name in loose(index.schema, choices.kind) if name in names and not choices.transform]
-        reader = Reader(
-            index, order, self._fetcher.get, columns=columns, budget=choices.memory, threads=_THREADS, loose=apart
-        )
+        reader = Reader(index, order, self._fetcher.get, columns=columns, budget=choices.memory, threads=_THREADS)
         convert, size = converter(choices.kind), choices.batch_size
         try:
             for steps, rows in reader.chunks(self._plan(position, every=every)):
                 for step in range(steps):
-                    part = rows.slice(step * size, size)
-                    if choices.transform:
-                        yield _made(choices.transform(part.table), convert)
-                        continue
-                    batch = convert(part.table)
-                    yield {name: part.loose.get(name, batch.get(name)) for name in names} if apart else batch
+                    table = rows.slice(step * size, size)
+                    yield convert(table) if choices.transform is None else _made(choices.transform(table), convert)
         finally:
             reader.close()
 
