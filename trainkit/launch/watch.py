@@ -7,7 +7,6 @@ first:  the reports of all hosts                     ─▶  Watchman  ─▶  s
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -145,7 +144,8 @@ class Watchman:
         self._window = (now, waited)
         shares = {rank: (seconds - before[rank]) / (now - began) for rank, seconds in waited.items()}
         worst = max(shares, key=shares.__getitem__)
-        usual = statistics.median([share for rank, share in shares.items() if rank != worst])
+        others = sorted(share for rank, share in shares.items() if rank != worst)
+        usual = others[len(others) // 2]
         slow = worst if shares[worst] >= max(_MUCH, _TIMES * usual) else None
         if slow == self._slow:
             return None
