@@ -81,7 +81,7 @@ class S3Store:
         while end is None or offset < end:
             wanted = {"Range": f"bytes={offset}-{'' if end is None else end - 1}"} if offset or end is not None else {}
             same = {"IfMatch": etag} if etag else {}
-            answer = self._request("get_object", url, "read it", **wanted, **same)
+            answer = self.request("get_object", url, "read it", **wanted, **same)
             etag = answer["ETag"]
             end = offset + answer["ContentLength"]
             try:
@@ -106,7 +106,7 @@ class S3Store:
         write: dict[str, Any] = {"Body": body, "Metadata": {_MARK: mark}, **condition}
         for again in (True, True, False):
             try:
-                return Entry(url, len(body), self._request("put_object", url, "write it", **write)["ETag"])
+                return Entry(url, len(body), self.request("put_object", url, "write it", **write)["ETag"])
             except Answer as answer:
                 # Two writers at the same moment: S3 may ask one of them to come back instead of refusing it.
                 if answer.code != "ConditionalRequestConflict" or not again:
@@ -119,12 +119,12 @@ class S3Store:
         if len(first) < PART:
             return self.put(url, first, replace=replace)
         mark = secrets.token_hex(8)
-        upload = self._request("create_multipart_upload", url, "begin writing it", Metadata={_MARK: mark})["UploadId"]
+        upload = self.request("create_multipart_upload", url, "begin writing it", Metadata={_MARK: mark})["UploadId"]
         try:
             done, size = self._upload(url, upload, first, parts)
             condition = {} if replace else {"IfNoneMatch": "*"}
             try:
-                answer = self._request(
+                answer = self.request(
                     "complete_multipart_upload", url, "write it",
                     UploadId=upload, MultipartUpload={"Parts": done}, **condition,
                 )  # fmt: skip
@@ -136,10 +136,10 @@ class S3Store:
             raise
 
     def list(self, url: str) -> Iterator[Entry]:
-        prefix = _split(folder(url))[1]
+        prefix = split(folder(url))[1]
         page: dict[str, Any] = {}
         while True:
-            page = self._request("list_objects_v2", url, "list it", key=None, Prefix=prefix, **page)
+            page = self.request("list_objects_v2", url, "list it", key=None, Prefix=prefix, **page)
             for found in page.get("Contents", ()):
                 if not found["Key"].endswith("/"):  # what the console makes of an empty folder
                     rest = found["Key"].removeprefix(prefix)
@@ -150,15 +150,15 @@ class S3Store:
 
     def head(self, url: str) -> Entry | None:
         try:
-            answer = self._request("head_object", url, "look at it")
+            answer = self.request("head_object", url, "look at it")
         except ObjectMissing:
             # A HEAD has no body to say whether it is the object that is missing, or its bucket.
-            self._request("list_objects_v2", url, "look at its bucket", key=None, MaxKeys=1)
+            self.request("list_objects_v2", url, "look at its bucket", key=None, MaxKeys=1)
             return None
         return Entry(url, answer["ContentLength"], answer["ETag"])
 
     def delete(self, url: str) -> None:
-        self._request("delete_object", url, "delete it")
+        self.request("delete_object", url, "delete it")
 
     def _upload(self, url: str, upload: str, first: bytes, rest: Iterator[bytes]) -> tuple[Sequence[Any], int]:
         """Send the parts; what CompleteMultipartUpload wants to hear of them, and their size together."""
@@ -167,7 +167,7 @@ class S3Store:
 
         def send(number: int, part: bytes) -> dict[str, Any]:
             doing = f"write part {number} of it"
-            answer = self._request("upload_part", url, doing, UploadId=upload, PartNumber=number, Body=part)
+            answer = self.request("upload_part", url, doing, UploadId=upload, PartNumber=number, Body=part)
             sums = {
                 name: value for name, value in answer.items() if name.startswith("Checksum") and name[8:9].isupper()
             }
@@ -188,7 +188,7 @@ class S3Store:
 
     def _abort(self, url: str, upload: str, error: BaseException) -> None:
         try:
-            self._request("abort_multipart_upload", url, "abort writing it", UploadId=upload)
+            self.request("abort_multipart_upload", url, "abort writing it", UploadId=upload)
         except StorageError as refusal:
             if not (isinstance(refusal, Answer) and refusal.code == "NoSuchUpload"):
                 error.add_note(
@@ -200,16 +200,16 @@ class S3Store:
         if answer.code not in ("PreconditionFailed", "NoSuchUpload"):
             raise answer
         if answer.retries:
-            found = self._request("head_object", url, "look whether it was written")
+            found = self.request("head_object", url, "look whether it was written")
             if found.get("Metadata", {}).get(_MARK) == mark:
                 return Entry(url, size, found["ETag"])
         raise exists(url) if answer.code == "PreconditionFailed" else answer
 
-    def _request(
+    def request(
         self, operation: str, url: str, doing: str, *, key: str | None = "", **arguments: Any
     ) -> dict[str, Any]:
         """One request, retried by botocore. Raises Answer where the service refused, StorageError where none came."""
-        bucket, name = _split(url)
+        bucket, name = split(url)
         arguments["Bucket"] = bucket
         if key is not None:
             if not name:
@@ -220,7 +220,7 @@ class S3Store:
         if self.kms_key and operation in _TAKES_KEY:
             arguments |= {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self.kms_key}
         for fresh in (False, True):
-            client = _client(self)
+            client = client_of(self)
             try:
                 answer: dict[str, Any] = getattr(client, operation)(**arguments)
                 return answer
@@ -234,7 +234,7 @@ class S3Store:
         raise AssertionError("the second round returns or raises")
 
 
-def _client(store: S3Store) -> S3Client:
+def client_of(store: S3Store) -> S3Client:
     """This process's client: one that came through a fork shares sockets with the parent, so it is never used."""
     mine = (os.getpid(), store)
     # A lock for each process, since a fork copies a held lock, and nobody is there to release it.
@@ -267,7 +267,8 @@ def _connect(store: S3Store) -> S3Client:
     return session.client("s3", endpoint_url=store.endpoint, config=config)
 
 
-def _split(url: str) -> tuple[str, str]:
+def split(url: str) -> tuple[str, str]:
+    """Bucket and key of s3://bucket/key. Raises StorageError where there is no bucket."""
     bucket, _, key = url.partition("://")[2].partition("/")
     if not bucket:
         raise failure(url, "use it", "it names no bucket", "Write s3://bucket/key")

@@ -30,7 +30,7 @@ from trainkit.data.fetch.fetcher import Name, Passing
 from trainkit.data.fetch.signing import Address, Keys, Signer
 from trainkit.data.items import Item
 from trainkit.storage.answers import STALE, explain
-from trainkit.storage.s3 import S3Store, _client, _split
+from trainkit.storage.s3 import S3Store, client_of, split
 from trainkit.storage.store import failure
 
 _PASSING = ("SlowDown", "InternalError", "RequestTimeout", "ServiceUnavailable", "OperationAborted")
@@ -50,7 +50,7 @@ class HttpReader:
         if home.process != os.getpid():  # what came through a fork shares its sockets with the parent
             home.close()
             home = self._home = _Home(self._environ)
-        bucket, key = _split(item.url)
+        bucket, key = split(item.url)
         signer = home.signer(item.url, bucket)
         if signer is None:
             return home.instead.fill(item, start, view, timeout=timeout)
@@ -226,7 +226,7 @@ class _Home:
 
     def _address(self, url: str, bucket: str) -> Address | None:
         """Where botocore would go for an object of this bucket; None where it would do more than sign plainly."""
-        client = _client(self._store)
+        client = client_of(self._store)
         # In old regions botocore would sign URLs in the way of 2006, which says nothing of the region.
         client.meta.events.register_first("choose-signer.s3.GetObject", _as_requests, unique_id="trainkit-v4")
         owner = {"ExpectedBucketOwner": self._store.owner} if self._store.owner else {}

@@ -9,7 +9,7 @@ from typing import Any
 
 from trainkit.data.items import Item
 from trainkit.storage import files
-from trainkit.storage.s3 import S3Store, _split
+from trainkit.storage.s3 import S3Store, split
 
 _AT_ONCE = 16  # HEADs on their way
 _WORTH = 10  # HEADs that one LIST replaces: it takes ten times as long, and costs as much as twelve
@@ -20,12 +20,12 @@ def beginning(
 ) -> Iterator[list[Item | str]]:
     """Page after page of the objects whose URLs begin with `url`; with a delimiter also folders, as plain URLs."""
     store = S3Store.of(environ)
-    bucket, prefix = _split(url)
+    bucket, prefix = split(url)
     page: dict[str, Any] = {"StartAfter": after} if after else {}
     page |= {"Delimiter": delimiter} if delimiter else {}
     top = f"s3://{bucket}/"
     while True:
-        answer = store._request("list_objects_v2", url, "list it", key=None, Prefix=prefix, **page)
+        answer = store.request("list_objects_v2", url, "list it", key=None, Prefix=prefix, **page)
         found: list[Item | str] = [
             Item(top + one["Key"], one["Size"], one["ETag"])
             for one in answer.get("Contents", ())
@@ -64,7 +64,7 @@ def _listed(top: str, wanted: set[str], *, environ: Mapping[str, str]) -> dict[s
     known: dict[str, Item] = {}
     # StartAfter leaves out the key itself, and nothing lies between a key and the same without its last character
     # but what is left out again below.
-    after = _split(first)[1][:-1]
+    after = split(first)[1][:-1]
     for pages, page in enumerate(beginning(top, environ=environ, after=after), 1):
         known |= {one.url: one for one in page if isinstance(one, Item) and one.url in wanted}
         ended = any(isinstance(one, Item) and one.url >= last for one in page)
