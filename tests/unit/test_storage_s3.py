@@ -309,11 +309,11 @@ import os
 from trainkit.storage import files, s3
 assert files.get({key!r}) == b"0123456789"
 store = s3.S3Store.of(os.environ)
-parents = s3._client(store)
+parents = s3.client_of(store)
 with s3._locks[os.getpid()]:
     child = os.fork()
     if child == 0:
-        ok = files.get({key!r}) == b"0123456789" and s3._client(store) is not parents
+        ok = files.get({key!r}) == b"0123456789" and s3.client_of(store) is not parents
         os._exit(0 if ok else 1)
     assert os.waitpid(child, 0)[1] == 0
 assert files.get({key!r}) == b"0123456789"
