@@ -95,7 +95,7 @@ class Told:
     ended: bool = False
     said: list[str] = field(default_factory=list)
 
-    def end(self) -> None:
+    def end(self, lost: bool) -> None:
         self.ended = True
 
     def stop(self, number: int) -> None:
