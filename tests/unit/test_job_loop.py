@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from trainkit.contract.board import Board, Row
 from trainkit.job import facts
 from trainkit.job.context import Context
 from trainkit.job.progress import Progress, spell_rate, spell_seconds
@@ -225,3 +226,12 @@ def test_a_step_costs_microseconds(job, capsys):
     for _ in job.steps(range(200_000)):
         pass
     assert (time.perf_counter() - start) / 200_000 < 20e-6, "measured: under one microsecond"
+
+
+def test_a_question_for_the_stop_within_a_step_does_not_hide_the_step(tmp_path: Path) -> None:
+    board = Board.create(tmp_path, 1)
+    stop = Stop(board)
+    stop.at_boundary(step=1200, waited=2.0)
+    stop.at_boundary()
+    assert board.rows() == [Row(passed=2, step=1200, waited=2_000_000_000, looping=1)]
+    board.close()

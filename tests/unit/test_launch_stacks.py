@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from harness import DEADLINE, environment
 
+from trainkit.launch import rank as rank_module
 from trainkit.launch import stacks
 from trainkit.plan.launch import BOOTSTRAP
 
@@ -119,3 +120,7 @@ def test_torchs_flight_recorder_is_asked_where_there_is_one(tmp_path: Path) -> N
     assert os.read(listening, 64) == b"1\n"
     assert (tmp_path / "traces").is_dir()
     os.close(listening)
+
+
+def test_a_rank_listens_for_the_signal_that_asks() -> None:
+    assert rank_module._SHOW == stacks.SHOW

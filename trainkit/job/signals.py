@@ -41,7 +41,8 @@ class Stop:
             self._passed += 1
             beyond = None
             if self._board:
-                self._row = Row(self._passed, NO_STEP if step is None else step, int(waited * 1e9), looping=1)
+                row = self._row if step is None else Row(step=step, waited=int(waited * 1e9))  # steps' own facts stand
+                self._row = row._replace(passed=self._passed, looping=1)
                 if self._board.tell(self._local_rank, self._row):
                     beyond = self._board.beyond(self._passed, patience=_PATIENCE)
             else:

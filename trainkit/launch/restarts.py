@@ -22,10 +22,6 @@ class Restarts:
         self._used = 0
         self._last: Outcome | None = None
 
-    @property
-    def left(self) -> int:
-        return self._allowed - self._used
-
     def grant(self, outcome: Outcome) -> tuple[bool, str]:
         """Whether to start again after `outcome`, and a word on that for people; "" where there is nothing to say."""
         if outcome.rank is None or not self._allowed:  # no rank's failure: a host was lost, or nothing failed
@@ -34,7 +30,7 @@ class Restarts:
         if last and _is_same(last, outcome):
             where = "before its first step" if outcome.step is None else f"at step {outcome.step}"
             return False, f"no restart: rank {outcome.rank} has failed in the same way {where} twice in a row"
-        if not self.left:
+        if self._used == self._allowed:
             return False, f"no restart: all {self._allowed} (max_restarts) are used up"
         self._used += 1
         return True, f"all ranks start again: restart {self._used} of {self._allowed}"
