@@ -27,12 +27,12 @@ from trainkit.contract.cluster import Cluster
 from trainkit.contract.hyperparameters import Hyperparameters
 from trainkit.contract.job import Job
 from trainkit.contract.paths import Paths
+from trainkit.contract.seal import key_for
 from trainkit.contract.settings import Settings
 from trainkit.launch.loop import Loop
 from trainkit.launch.peers import Ears, Hub, Spoke
 from trainkit.launch.peers.council import HostEnd
 from trainkit.launch.peers.listening import BEAT
-from trainkit.launch.peers.seal import key_for
 from trainkit.launch.peers.wire import Wire
 from trainkit.launch.watch import Report
 from trainkit.plan import launch

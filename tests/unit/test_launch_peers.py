@@ -20,6 +20,7 @@ from trainkit.contract.cluster import Cluster
 from trainkit.contract.hyperparameters import Hyperparameters
 from trainkit.contract.job import Job
 from trainkit.contract.paths import Paths
+from trainkit.contract.seal import key_for
 from trainkit.contract.settings import Settings
 from trainkit.errors import PeerLost, TrainkitError
 from trainkit.launch.engines.base import free_port
@@ -27,7 +28,6 @@ from trainkit.launch.loop import Loop
 from trainkit.launch.peers import Again, Ears, Hub, Spoke, door, listening, resolving
 from trainkit.launch.peers import spoke as spokes_module
 from trainkit.launch.peers.council import HostEnd
-from trainkit.launch.peers.seal import key_for
 from trainkit.launch.processes import children
 from trainkit.launch.watch import Report
 from trainkit.plan import launch

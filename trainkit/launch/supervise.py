@@ -22,6 +22,7 @@ from pathlib import Path
 from trainkit.contract.environ import CLUSTER_KEY, RUN_DIR
 from trainkit.contract.job import Job
 from trainkit.contract.outcome import LIMIT, Outcome, left_early
+from trainkit.contract.seal import key_for
 from trainkit.errors import PeerLost, TrainkitError
 from trainkit.launch import limits, words
 from trainkit.launch.course import SIBLING_GRACE, Course, Signal
@@ -31,7 +32,6 @@ from trainkit.launch.loop import Loop
 from trainkit.launch.output import Console
 from trainkit.launch.peers import Again, Ears, Hub, Spoke
 from trainkit.launch.peers.council import HostEnd
-from trainkit.launch.peers.seal import key_for
 from trainkit.launch.processes import FORWARDED, become_reaper, children, kill_descendants, reap
 from trainkit.launch.relay import Relay
 from trainkit.launch.restarts import RESTART_GRACE, Restarts

@@ -19,9 +19,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from trainkit.contract.environ import CLUSTER_KEY
+from trainkit.contract.seal import Seal, nonce
 from trainkit.launch.loop import Loop
 from trainkit.launch.peers.listening import VERSION, facts, listing
-from trainkit.launch.peers.seal import Seal, nonce
 from trainkit.launch.peers.wire import FORGED, Wire
 from trainkit.plan.launch import LaunchPlan
 

@@ -14,12 +14,12 @@ from typing import Any
 
 from trainkit.contract.environ import CLUSTER_KEY
 from trainkit.contract.outcome import Outcome
+from trainkit.contract.seal import Seal, nonce
 from trainkit.errors import PeerLost
 from trainkit.launch.loop import Loop
 from trainkit.launch.peers.council import HostEnd, decide
 from trainkit.launch.peers.listening import SENSELESS, VERSION, Ears, Listening, facts, listing, nothing
 from trainkit.launch.peers.resolving import Resolving, is_address
-from trainkit.launch.peers.seal import Seal, nonce
 from trainkit.launch.peers.wire import FORGED, NONSENSE, Wire
 from trainkit.launch.watch import Stance
 from trainkit.plan.launch import LaunchPlan, Meeting

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from trainkit.contract.seal import BrokenSeal, Seal
 from trainkit.launch.loop import Loop
-from trainkit.launch.peers.seal import BrokenSeal, Seal
 
 _LONGEST = 1 << 20  # bytes of a message
 _LONGEST_OF_A_STRANGER = 4096

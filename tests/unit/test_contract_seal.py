@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from trainkit.contract.seal import CLUSTER_KEY, BrokenSeal, Seal, key_for, nonce
 from trainkit.contract.settings import strange
 from trainkit.errors import ConfigError
-from trainkit.launch.peers.seal import CLUSTER_KEY, BrokenSeal, Seal, key_for, nonce
 
 HOSTS = ("algo-1", "algo-2")
 KEY = key_for({}, job="job", hosts=HOSTS)

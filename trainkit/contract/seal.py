@@ -1,4 +1,4 @@
-"""What keeps strangers out of the link: both ends show that they know one key, and every message is sealed with it.
+"""What keeps strangers out of a link between hosts: both ends know one key, and every message is sealed with it.
 
     host → first   who it is, and a number that was never used before     }  HMAC of all this under the key
     first → host   another such number                                    }  is the key of this connection
