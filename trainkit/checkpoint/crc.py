@@ -16,8 +16,9 @@ _POLYNOMIAL = 0xEDB88320
 _Matrix = tuple[int, ...]  # column i: what becomes of bit i
 
 
-def of_block(data: bytes | bytearray | memoryview) -> int:
-    return zlib.crc32(data)
+def of_block(data: bytes | bytearray | memoryview, before: int = 0) -> int:
+    """The checksum of a block, or of its next part: `before` is that of the parts before it."""
+    return zlib.crc32(data, before)
 
 
 def blocks(size: int) -> int:

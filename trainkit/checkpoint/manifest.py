@@ -16,7 +16,8 @@ import json
 import math
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,20 @@ class File:
     @property
     def is_copy(self) -> bool:
         return self.name.endswith(".replica.safetensors")
+
+    def document(self) -> dict[str, Any]:
+        """As it stands in a manifest."""
+        packed = struct.pack(f"<{len(self.blocks)}I", *self.blocks)
+        return {
+            "name": self.name, "size": self.size, "start": self.start, "crc32": f"{self.crc32:08x}",
+            "blocks": base64.b64encode(packed).decode(),
+        }  # fmt: skip
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> File:
+        """Raises CheckpointError for anything else than `document` gives."""
+        with _told("is no file of a checkpoint"):
+            return _file(document)
 
 
 @dataclass(frozen=True)
@@ -87,7 +102,7 @@ class Manifest:
         body = {
             "format": FORMAT, "version": VERSION, "step": self.step, "attempt": self.attempt, "job": self.job,
             "at": self.at, "hosts": self.hosts, "host_of": self.host_of, "metrics": dict(self.metrics),
-            "files": [_file_document(file) for file in self.files], **self.plan.document,
+            "files": [file.document() for file in self.files], **self.plan.document,
         }  # fmt: skip
         line = json.dumps(body, separators=(",", ":"), allow_nan=False) + "\n"
         return f"{line}sha256:{hashlib.sha256(line.encode()).hexdigest()}\n"
@@ -106,12 +121,24 @@ def step_of(name: str) -> int | None:
 
 def parse(text: bytes | str) -> Manifest:
     """Raises CheckpointError, without the place: it is the caller's to say, for anything but a whole manifest."""
-    try:
+    with _told("is no manifest"):
         return _parse(text)
+
+
+def plan_of(document: Mapping[str, Any], *, ranks: int) -> Plan:
+    """The plan that Plan.document describes. Raises CheckpointError for anything else."""
+    with _told("is no plan"):
+        return _plan(document, ranks=ranks)
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    try:
+        yield
     except _Nonsense as error:
-        raise CheckpointError(f"is no manifest: {error}") from None
+        raise CheckpointError(f"{what}: {error}") from None
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OverflowError) as error:
-        raise CheckpointError(f"is no manifest: {type(error).__name__}: {error}") from None
+        raise CheckpointError(f"{what}: {type(error).__name__}: {error}") from None
 
 
 class _Nonsense(Exception):
@@ -202,14 +229,6 @@ def _sizes(plan: Plan) -> dict[str, int]:
     return sizes
 
 
-def _file_document(file: File) -> dict[str, Any]:
-    packed = struct.pack(f"<{len(file.blocks)}I", *file.blocks)
-    return {
-        "name": file.name, "size": file.size, "start": file.start, "crc32": f"{file.crc32:08x}",
-        "blocks": base64.b64encode(packed).decode(),
-    }  # fmt: skip
-
-
 def _file(entry: Mapping[str, Any]) -> File:
     name, size = _text(entry["name"]), _whole(entry["size"], below=1 << 50)
     if not _NAME.fullmatch(name):
@@ -221,10 +240,7 @@ def _file(entry: Mapping[str, Any]) -> File:
     if len(packed) != 4 * crc.blocks(size):
         raise _Nonsense(f"{name} has {size} bytes, and {len(packed) / 4:g} checksums of blocks")
     sums = struct.unpack(f"<{len(packed) // 4}I", packed)
-    whole = int(entry["crc32"], 16)
-    if crc.joined(sums, size) != whole:
-        raise _Nonsense(f"the checksum of {name} is not that of its blocks")
-    return File(name, size, whole, sums, _whole(entry["start"], below=size + 1))
+    return File(name, size, int(entry["crc32"], 16), sums, _whole(entry["start"], below=size + 1))
 
 
 def _whole(value: object, *, below: int) -> int:

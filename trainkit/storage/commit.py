@@ -20,9 +20,10 @@ _SCRATCH = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.part")
 
 
 @contextmanager
-def committed(path: Path, *, replace: bool = True) -> Iterator[Path]:
+def committed(path: Path, *, replace: bool = True, scratch: Path | None = None) -> Iterator[Path]:
     """Yield a scratch path beside `path`; what the block wrote there becomes `path` when it ends well.
 
+    `scratch`: another name for it, in the same folder, that nobody else uses.
     Raises OSError from the file system, FileExistsError where `path` exists and may not be replaced (also when
     another process was faster by a moment); `path` is then what it was before.
     """
@@ -31,7 +32,7 @@ def committed(path: Path, *, replace: bool = True) -> Iterator[Path]:
     except FileExistsError as error:  # it says that `path` may not be created, and not that it is there
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent)) from error
     # A process id is not enough: threads write too, and two hosts on a shared file system can have the same one.
-    scratch = path.with_name(f".{path.name[:48]}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    scratch = scratch or path.with_name(f".{path.name[:48]}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
         yield scratch
         sync(scratch)

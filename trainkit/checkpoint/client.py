@@ -1,0 +1,279 @@
+"""The rank's side of its writer: starts it, asks it, hands it what is to be written. No torch.
+
+answer = client.ask(step)                       # answer.attempt: save now; answer.next: ask again at that step
+client.agree(answer.attempt, plan)              # the first time, and after a change
+…copy the state into client.arena…
+client.staged(answer.attempt, step, files)
+client.news()                                   # what has become of it, later
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import select
+import selectors
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import trainkit
+from trainkit.checkpoint.arena import Arena
+from trainkit.checkpoint.assignment import Assignment
+from trainkit.checkpoint.line import Line, Message
+from trainkit.checkpoint.plan import Plan
+from trainkit.errors import CheckpointError, PeerLost
+
+_START = 120.0
+"""Seconds for a writer to start: on a busy machine an interpreter takes some."""
+_ANSWER = 120.0
+"""Seconds for an answer, which may have to wait for the other ranks' first question."""
+
+
+_REMEMBERED = 16  # ends
+
+
+class Answer(NamedTuple):
+    """To a question: `attempt` where a save begins, else `why` not if one was due; and the step to ask again at."""
+
+    next: int
+    attempt: str | None = None
+    begun: bool = False
+    """Whether this step has been staged already."""
+    over: bool = False
+    why: str | None = None
+    skipped: int = 0
+
+
+class Staged(NamedTuple):
+    """A file to write: its parts in the arena as (start, size), and where its data begins in it."""
+
+    name: str
+    parts: Sequence[tuple[int, int]]
+    start: int = 0
+    copy: bool = False
+
+
+class End(NamedTuple):
+    """What became of an attempt: the tiers that have it, and why others have not."""
+
+    attempt: str
+    step: int
+    committed: dict[int, float]
+    """Tier → seconds from the first rank's question to the commit."""
+    failed: dict[int, str]
+
+
+class Client:
+    """One rank's writer, started anew where it died."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        """Start it. Raises CheckpointError where that is not possible."""
+        self._assignment = assignment
+        self._connect: Message | None = None
+        self.arena: Arena | None = None
+        self._waiting: list[Message] = []
+        self._ends: dict[str, End] = {}
+        self._over: set[str] = set()
+        self._new: list[End] = []
+        self.remarks: list[str] = []
+        """What went wrong and harms no checkpoint: a deletion, a writer that had to be started anew."""
+        self._pid = os.getpid()
+        self._start()
+
+    @property
+    def pid(self) -> int:
+        """The writer's."""
+        return self._process.pid
+
+    def listen(self, key: bytes, *, port: int = 0) -> int:
+        """The coordinator opens its door to the other ranks' writers. Returns the port."""
+        self._connect = {"say": "listen", "key": key.hex(), "port": port}
+        self._line.send(self._connect)
+        message = self._wait(lambda message: "port" in message or "broke" in message, _START)
+        if "broke" in message:
+            raise CheckpointError(message["broke"])
+        self._connect["port"] = message["port"]
+        return int(message["port"])
+
+    def connect(self, host: str, port: int, key: bytes) -> None:
+        """Join the coordinator. Raises PeerLost where it does not answer."""
+        self._connect = {"say": "connect", "host": host, "port": port, "key": key.hex()}
+        self._line.send(self._connect)
+        message = self._wait(lambda message: "welcome" in message or "alone" in message, _START)
+        if "alone" in message:
+            raise PeerLost(message["alone"])
+
+    def ask(
+        self, step: int, *, must: bool = False, metrics: Mapping[str, float] | None = None, patience: float = _ANSWER
+    ) -> Answer:
+        """May this rank save the state after `step` steps? All ranks ask at the same steps.
+
+        With `must` it wants to, due or not, and waits for `patience` seconds at most.
+        """
+        if self._line.closed or self._process.poll() is not None:
+            self._start_again()
+        self._read()
+        self._waiting.clear()  # what was said before the question is no answer
+        self._line.send({"say": "ask", "step": step, "must": must, "metrics": dict(metrics or {})})
+
+        def answered(message: Message) -> bool:
+            return "alone" in message or (message.get("answer") == step and message["must"] == must)
+
+        try:
+            message = self._wait(answered, patience)
+        except PeerLost as error:
+            return Answer(step + 1, why=str(error))
+        if "alone" in message:
+            return Answer(step + 1, why=message["alone"])
+        return Answer(**{name: message[name] for name in Answer._fields if name in message})
+
+    def agree(self, attempt: str, plan: Plan) -> str | None:
+        """Tell a plan that is new to this rank, and wait for the others'. Returns why there will be no save, or None.
+
+        Raises CheckpointError, on all ranks that ask, where they differ.
+        """
+        self._line.send({"say": "planned", "attempt": attempt, "digest": plan.digest, "plan": plan.document})
+        try:
+            message = self._wait(lambda message: "alone" in message or message.get("agreed") == attempt, _ANSWER)
+        except PeerLost as error:
+            return str(error)
+        if "differs" in message:
+            raise CheckpointError(f"no checkpoint can be made of this: {message['differs']}")
+        return message.get("alone") or message.get("why")
+
+    def room(self, size: int) -> Arena:
+        """An arena of `size` bytes at least, which the writer has too. Raises OSError."""
+        if self.arena is None or self.arena.size < size:
+            if self.arena:
+                self.arena.close()
+            self.arena = Arena(size)
+            self._hand_over(self.arena)
+        return self.arena
+
+    def staged(self, attempt: str, step: int, plan: Plan, files: Sequence[Staged]) -> None:
+        """All parts of these files are in the arena: write them."""
+        documents = [file._asdict() for file in files]
+        self._line.send({"say": "staged", "attempt": attempt, "step": step, "digest": plan.digest, "files": documents})
+
+    def unable(self, attempt: str, why: str) -> None:
+        """The state cannot be saved: the attempt fails on all ranks."""
+        self._line.send({"say": "unable", "attempt": attempt, "why": why})
+
+    def news(self) -> list[End]:
+        """Attempts whose end is known since the last call."""
+        self._read()
+        new, self._new = self._new, []
+        return new
+
+    def end_of(self, attempt: str, *, patience: float, tier: int | None = None) -> End | None:
+        """Wait for the end of an attempt; with `tier`, for its end there. None where it is not known in time."""
+        deadline = time.monotonic() + patience
+        while True:
+            end = self._ends.get(attempt)
+            if end and (attempt in self._over or (tier is not None and tier in {**end.committed, **end.failed})):
+                return end
+            left = deadline - time.monotonic()
+            if left <= 0 or self._line.closed:
+                return None
+            self._listen(left)
+
+    def close(self) -> None:
+        """Leave the writer to itself: it ends what is under way, and then ends."""
+        self._line.close()
+        if self.arena:
+            self.arena.close()
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        home = str(Path(trainkit.__file__).parents[1])
+        path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "trainkit.checkpoint.writer", str(theirs.fileno())],
+                    env={**os.environ, "PYTHONPATH": path}, pass_fds=[theirs.fileno()], start_new_session=True,
+                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                )  # fmt: skip
+            except OSError as error:
+                raise CheckpointError(f"the process that writes checkpoints cannot be started: {error}") from error
+        self._line = Line(ours)
+        self._line.send(self._assignment.document())
+        self._wait(lambda message: "started" in message, _START)
+
+    def _start_again(self) -> None:
+        """A killed writer takes its attempt with it, and nothing else: the next save is in time again."""
+        self.remarks.append(f"the process that writes checkpoints ended ({self._end()}); another one was started")
+        self._line.close()
+        self._start()
+        if self._connect:
+            self._line.send(self._connect)
+        if self.arena:
+            self._hand_over(self.arena)
+
+    def _hand_over(self, arena: Arena) -> None:
+        self._line.send({"say": "arena"}, [arena.descriptor])
+
+    def _wait(self, wanted: Callable[[Message], bool], patience: float) -> Message:
+        """The first message of this kind. Raises PeerLost where none comes in `patience` seconds, or ever."""
+        deadline = time.monotonic() + patience
+        while True:
+            while self._waiting:
+                message = self._waiting.pop(0)
+                if wanted(message):
+                    return message
+            if self._line.closed:
+                raise PeerLost(f"the process that writes checkpoints ended ({self._end()})")
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise PeerLost(f"the process that writes checkpoints gave no answer within {patience:g} s")
+            self._listen(left)
+
+    def _listen(self, patience: float) -> None:
+        """Wait for something to come, and note it."""
+        writing = [self._line] if self._line.wanted & selectors.EVENT_WRITE else []
+        select.select([self._line], writing, [], patience)
+        self._read()
+
+    def _read(self) -> None:
+        """Note what has come."""
+        if self._line.closed:
+            return
+        self._line.flush()
+        for message in self._line.receive():
+            self._note(message)
+            self._waiting.append(message)
+        del self._waiting[:-_REMEMBERED]
+
+    def _note(self, message: Message) -> None:
+        match message:
+            case {"committed": True, "attempt": attempt, "tier": tier, "seconds": seconds, "step": step}:
+                self._ends.setdefault(attempt, End(attempt, step, {}, {})).committed[tier] = seconds
+            case {"failed": why, "attempt": attempt, "tier": tier, "step": step}:
+                self._ends.setdefault(attempt, End(attempt, step, {}, {})).failed[tier] = why
+            case {"over": attempt, "step": step}:
+                self._over.add(attempt)
+                self._new.append(self._ends.setdefault(attempt, End(attempt, step, {}, {})))
+                for old in list(self._ends)[:-_REMEMBERED]:
+                    self._over.discard(old)
+                    del self._ends[old]
+            case {"unretired": why} | {"left": why} | {"broke": why}:
+                self.remarks.append(why)
+
+    def _end(self) -> str:
+        """How the process ended, for people."""
+        try:
+            _, errors = self._process.communicate(timeout=10)
+        except (subprocess.TimeoutExpired, ValueError):
+            return "its connection is closed"
+        lines = errors.decode(errors="replace").strip().splitlines()
+        return f"exit code {self._process.returncode}{', ' + lines[-1] if lines else ''}"
+
+
+def new_key() -> bytes:
+    """For a job's writers."""
+    return secrets.token_bytes(32)

@@ -1,0 +1,63 @@
+"""Deletes checkpoints that need not stay, and what others began and never finished; each manifest before its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from trainkit.checkpoint import manifest, retain
+from trainkit.checkpoint.retain import Committed, Retention
+from trainkit.checkpoint.tiers import Tier
+from trainkit.errors import CheckpointError, StorageError
+
+
+class Retirement:
+    """One tier's. It looks there once; what is new after that is this job's own."""
+
+    def __init__(self, tier: Tier, retention: Retention) -> None:
+        """Raises StorageError."""
+        self._tier = tier
+        self._retention = retention
+        found = [one for one in tier.list() if not one.corrupt]
+        self._whole = [
+            Committed(one.directory, one.step, self._metrics(one.directory)) for one in found if one.committed
+        ]
+        self._torsos = [one for one in found if not one.committed]
+
+    def committed(self, checkpoint: Committed) -> None:
+        """A new one is there."""
+        self._whole.append(checkpoint)
+        self._torsos = [torso for torso in self._torsos if torso.directory != checkpoint.directory]
+
+    def apply(self) -> tuple[list[str], int]:
+        """Delete. Returns the directories that stay, and the newest one's step. Raises StorageError."""
+        stay = retain.kept(self._whole, self._retention)
+        newest = max(one.step for one in self._whole)
+        for one in [one for one in self._whole if one.directory not in stay]:
+            if _delete(self._tier, one.directory):
+                self._whole.remove(one)
+        # A torso of a step that is behind us is nobody's work in progress any more.
+        for torso in [torso for torso in self._torsos if torso.step < newest]:
+            if _delete(self._tier, torso.directory):
+                self._torsos.remove(torso)
+        return sorted(one.directory for one in self._whole), newest
+
+    def _metrics(self, directory: str) -> Mapping[str, float]:
+        if self._retention.best:  # nobody else asks
+            with suppress(CheckpointError, StorageError):
+                return manifest.parse(self._tier.manifest(directory)).metrics
+        return {}
+
+
+def sweep(tier: Tier, *, kept: Sequence[str], below: int) -> None:
+    """The same on the disk of a host that has no manifests: what the first host keeps stays, older ones go."""
+    for one in tier.list():
+        if one.directory not in kept and one.step < below and not one.corrupt:
+            _delete(tier, one.directory)
+
+
+def _delete(tier: Tier, directory: str) -> bool:
+    if not tier.delete_manifest(directory):
+        return False
+    tier.delete(directory)
+    return True

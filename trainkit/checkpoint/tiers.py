@@ -1,0 +1,253 @@
+"""Where checkpoints lie: a local folder, and a URL. Both promise that what stands under its final name is whole.
+
+On SageMaker the platform copies the local folder to S3 while the job runs, file by file, at moments of its choosing.
+It leaves files alone that end in IGNORED, and shows by markers beside a file whether it is under way.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+from trainkit.checkpoint import crc, manifest
+from trainkit.storage import commit, files
+from trainkit.storage.store import ObjectExists, told
+
+IGNORED = ".sagemaker-ignore"
+UPLOADING, UPLOADED = ".sagemaker-uploading", ".sagemaker-uploaded"
+CORRUPT = "CORRUPT.txt"
+"""Marks an attempt that turned out to be damaged: never chosen, never deleted by us, kept for people to look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An attempt's directory as a listing shows it: the size in bytes of each file."""
+
+    directory: str
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def committed(self) -> bool:
+        return manifest.FILE in self.sizes
+
+    @property
+    def corrupt(self) -> bool:
+        return CORRUPT in self.sizes
+
+    @property
+    def step(self) -> int:
+        step = manifest.step_of(self.directory)
+        assert step is not None
+        return step
+
+
+class Tier(Protocol):
+    """One place. Directories are attempts' names (manifest.directory). All methods raise StorageError."""
+
+    @property
+    def name(self) -> str:
+        """As people write it: a path or a URL."""
+
+    def put(self, directory: str, name: str, parts: Sequence[memoryview]) -> tuple[int, ...]:
+        """Write a file, durable when this returns. Returns the checksum of each block."""
+
+    def put_manifest(self, directory: str, text: str) -> None:
+        """The commit. Where the same manifest is there already, that was our own first try."""
+
+    def list(self) -> list[Found]: ...
+
+    def read(self, directory: str, name: str, start: int, length: int) -> bytes: ...
+
+    def manifest(self, directory: str) -> bytes:
+        """Raises ObjectMissing where there is none."""
+
+    def mark_corrupt(self, directory: str, why: str) -> None: ...
+
+    def delete_manifest(self, directory: str) -> bool:
+        """The first step of a deletion. Returns False where the directory must not be touched now."""
+
+    def delete(self, directory: str) -> None:
+        """The second step: all that is left in it."""
+
+    def drop(self, directory: str, names: Sequence[str]) -> None:
+        """Take back files of an attempt that will not be committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTier:
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return str(self.root)
+
+    def put(self, directory: str, name: str, parts: Sequence[memoryview]) -> tuple[int, ...]:
+        path = self.root / directory / name
+        with told(str(path), "write it"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with (
+                commit.committed(path, scratch=path.with_name(name + IGNORED)) as scratch,
+                scratch.open("wb", 0) as out,
+            ):
+                return _write(out.fileno(), parts)
+
+    def put_manifest(self, directory: str, text: str) -> None:
+        path = self.root / directory / manifest.FILE
+        with told(str(path), "write it"):
+            if not path.parent.is_dir():  # whoever took the directory away did not expect a commit
+                raise FileNotFoundError(2, os.strerror(2), str(path.parent))
+            with commit.committed(path, scratch=path.with_name(manifest.FILE + IGNORED)) as scratch:
+                scratch.write_text(text, encoding="utf-8")
+            commit.sync(self.root)  # the directory's own name
+
+    def list(self) -> list[Found]:
+        with told(self.name, "list it"):
+            try:
+                names = [entry.name for entry in os.scandir(self.root) if manifest.step_of(entry.name) is not None]
+            except FileNotFoundError:
+                return []
+            return [Found(name, _sizes(self.root / name)) for name in names]
+
+    def read(self, directory: str, name: str, start: int, length: int) -> bytes:
+        return files.get_range(self.root / directory / name, start, length)
+
+    def manifest(self, directory: str) -> bytes:
+        return files.get(self.root / directory / manifest.FILE)
+
+    def mark_corrupt(self, directory: str, why: str) -> None:
+        path = self.root / directory / CORRUPT
+        with told(str(path), "write it"):
+            commit.write_whole(path, why)
+
+    def delete_manifest(self, directory: str) -> bool:
+        path = self.root / directory
+        with told(str(path), "delete it"):
+            sizes = _sizes(path, markers=True)
+            if any(name.endswith(UPLOADING) and name.replace(UPLOADING, UPLOADED) not in sizes for name in sizes):
+                return False  # the platform's agent fails where a file vanishes under it
+            (path / manifest.FILE).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                commit.sync(path)
+            return True
+
+    def delete(self, directory: str) -> None:
+        path = self.root / directory
+        with told(str(path), "delete it"), suppress(FileNotFoundError):
+            shutil.rmtree(path)
+
+    def drop(self, directory: str, names: Sequence[str]) -> None:
+        path = self.root / directory
+        with told(str(path), "delete it"):
+            for name in names:
+                (path / name).unlink(missing_ok=True)
+            with suppress(OSError):
+                path.rmdir()  # unless others have files there
+
+
+@dataclass(frozen=True, slots=True)
+class UrlTier:
+    """Below `url`, through trainkit.storage: S3 by boto3, the rest by fsspec."""
+
+    url: str
+
+    @property
+    def name(self) -> str:
+        return self.url
+
+    def put(self, directory: str, name: str, parts: Sequence[memoryview]) -> tuple[int, ...]:
+        sums: list[int] = []
+        files.put_stream(self._of(directory, name), _summed(parts, sums), replace=False)
+        return tuple(sums)
+
+    def put_manifest(self, directory: str, text: str) -> None:
+        url = self._of(directory, manifest.FILE)
+        try:
+            files.put_new(url, text.encode())
+        except ObjectExists:
+            if files.get(url) != text.encode():
+                raise
+
+    def list(self) -> list[Found]:
+        found: dict[str, dict[str, int]] = {}
+        prefix = self.url.rstrip("/") + "/"
+        for entry in files.list(prefix):
+            directory, slash, name = entry.url[len(prefix) :].partition("/")
+            if slash and "/" not in name and manifest.step_of(directory) is not None:
+                found.setdefault(directory, {})[name] = entry.size
+        return [Found(directory, sizes) for directory, sizes in found.items()]
+
+    def read(self, directory: str, name: str, start: int, length: int) -> bytes:
+        return files.get_range(self._of(directory, name), start, length)
+
+    def manifest(self, directory: str) -> bytes:
+        return files.get(self._of(directory, manifest.FILE))
+
+    def mark_corrupt(self, directory: str, why: str) -> None:
+        with suppress(ObjectExists):
+            files.put_new(self._of(directory, CORRUPT), why.encode())
+
+    def delete_manifest(self, directory: str) -> bool:
+        files.delete(self._of(directory, manifest.FILE))
+        return True
+
+    def delete(self, directory: str) -> None:
+        for entry in files.list(self._of(directory, "")):
+            files.delete(entry.url)
+
+    def drop(self, directory: str, names: Sequence[str]) -> None:
+        for name in names:
+            files.delete(self._of(directory, name))
+
+    def _of(self, directory: str, name: str) -> str:
+        return f"{self.url.rstrip('/')}/{directory}/{name}"
+
+
+def of(place: str) -> Tier:
+    """The tier for a path or URL."""
+    if place.startswith("file://"):
+        return LocalTier(Path(unquote(urlsplit(place).path)))
+    return UrlTier(place) if "://" in place else LocalTier(Path(place))
+
+
+def _sizes(path: Path, *, markers: bool = False) -> dict[str, int]:
+    """The files of a directory. They may vanish between two looks."""
+    sizes = {}
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for entry in os.scandir(path):
+            if markers or not entry.name.endswith((IGNORED, UPLOADING, UPLOADED)):
+                with suppress(FileNotFoundError):
+                    sizes[entry.name] = entry.stat().st_size
+    return sizes
+
+
+def _write(descriptor: int, parts: Sequence[memoryview]) -> tuple[int, ...]:
+    """Write all parts as one file. Returns the blocks' checksums, taken while bytes are in the processor's cache."""
+    sums: list[int] = []
+    for chunk in _summed(parts, sums):
+        rest = chunk
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+    return tuple(sums)
+
+
+def _summed(parts: Sequence[memoryview], sums: list[int]) -> Iterator[memoryview]:
+    """Chunks of the parts in turn; `sums` gets the checksums of the blocks of the whole."""
+    total, room = 0, crc.BLOCK
+    for part in parts:
+        rest = part
+        while rest:
+            chunk, rest = rest[:room], rest[room:]
+            total = crc.of_block(chunk, total)
+            room -= len(chunk)
+            if not room:
+                sums.append(total)
+                total, room = 0, crc.BLOCK
+            yield chunk
+    if room < crc.BLOCK:
+        sums.append(total)
