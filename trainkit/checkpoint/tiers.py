@@ -6,6 +6,7 @@ It leaves files alone that end in IGNORED, and shows by markers beside a file wh
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,7 +63,8 @@ class Tier(Protocol):
 
     def list(self) -> list[Found]: ...
 
-    def read(self, directory: str, name: str, start: int, length: int) -> bytes: ...
+    def read_into(self, directory: str, name: str, start: int, buffer: memoryview) -> None:
+        """Fill the buffer with the bytes from `start` on."""
 
     def manifest(self, directory: str) -> bytes:
         """Raises ObjectMissing where there is none."""
@@ -114,8 +116,15 @@ class LocalTier:
                 return []
             return [Found(name, _sizes(self.root / name)) for name in names]
 
-    def read(self, directory: str, name: str, start: int, length: int) -> bytes:
-        return files.get_range(self.root / directory / name, start, length)
+    def read_into(self, directory: str, name: str, start: int, buffer: memoryview) -> None:
+        path = self.root / directory / name
+        with told(str(path), "read it"), path.open("rb", buffering=0) as file:
+            file.seek(start)
+            done = 0
+            while got := file.readinto(buffer[done:]):
+                done += got
+            if done < len(buffer):
+                raise OSError(errno.EIO, f"it ends after {start + done} bytes")
 
     def manifest(self, directory: str) -> bytes:
         return files.get(self.root / directory / manifest.FILE)
@@ -182,8 +191,8 @@ class UrlTier:
                 found.setdefault(directory, {})[name] = entry.size
         return [Found(directory, sizes) for directory, sizes in found.items()]
 
-    def read(self, directory: str, name: str, start: int, length: int) -> bytes:
-        return files.get_range(self._of(directory, name), start, length)
+    def read_into(self, directory: str, name: str, start: int, buffer: memoryview) -> None:
+        buffer[:] = files.get_range(self._of(directory, name), start, len(buffer))
 
     def manifest(self, directory: str) -> bytes:
         return files.get(self._of(directory, manifest.FILE))
