@@ -155,10 +155,17 @@ class Client:
             self._hand_over(self.arena)
         return self.arena
 
-    def staged(self, attempt: str, step: int, plan: Plan, files: Sequence[Staged]) -> None:
-        """All parts of these files are in the arena: write them."""
+    def staged(
+        self, attempt: str, step: int, plan: Plan, files: Sequence[Staged], own: Sequence[tuple[str, int, int]] = ()
+    ) -> None:
+        """All parts of these files are in the arena: write them.
+
+        `own`: where in the arena this rank's state of each object is (name, start, size); what is alike on all ranks
+        is marked so.
+        """
         documents = [file._asdict() for file in files]
-        self._line.send({"say": "staged", "attempt": attempt, "step": step, "digest": plan.digest, "files": documents})
+        facts = {"attempt": attempt, "step": step, "digest": plan.digest}
+        self._line.send({"say": "staged", **facts, "files": documents, "own": own})
 
     def unable(self, attempt: str, why: str) -> None:
         """The state cannot be saved: the attempt fails on all ranks."""

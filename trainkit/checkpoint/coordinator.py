@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -58,6 +59,8 @@ class _Place:
 
     waiting: set[int]
     files: list[File] = field(default_factory=list)
+    own: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """How many ranks have this state of this object: by its name and its digest."""
     failed: str | None = None
     committing: bool = False
     committed: bool = False
@@ -152,12 +155,22 @@ class Coordinator:
             return []
         return [*self._fail(rank, self._tiers, why), *self._settle(now)]
 
-    def receipt(self, rank: int, attempt: str, tier: int, files: Iterable[File], *, now: float) -> list[Order]:
-        """The files of the rank are safe in a tier."""
+    def receipt(
+        self,
+        rank: int,
+        attempt: str,
+        tier: int,
+        files: Iterable[File],
+        *,
+        now: float,
+        own: Mapping[str, str] | None = None,
+    ) -> list[Order]:
+        """The files of the rank are safe in a tier. `own`: the digest of its own state of each object."""
         if not (current := self._is_current(attempt)):
             return []
         place = current.places[tier]
         place.files += files
+        place.own.update((own or {}).items())
         place.waiting.discard(rank)
         if place.waiting or place.failed is not None:
             return self._settle(now)
@@ -282,4 +295,5 @@ class Coordinator:
             step=current.step, attempt=current.name, job=self._job, at=self._wall(), hosts=self._hosts,
             host_of=self._host_of, plan=self._plans[current.plans[0]],
             files=tuple(sorted(place.files, key=lambda file: file.name)), metrics=current.metrics,
+            alike=tuple(sorted(name for (name, _), ranks in place.own.items() if ranks == len(self._host_of))),
         )  # fmt: skip

@@ -85,7 +85,7 @@ class Lead:
                 orders = coordinator.unable(rank, attempt, message["why"], now=now)
             case "receipt":
                 files = [File.read(document) for document in message["files"]]
-                orders = coordinator.receipt(rank, attempt, message["tier"], files, now=now)
+                orders = coordinator.receipt(rank, attempt, message["tier"], files, own=message["own"], now=now)
             case "refused":
                 orders = coordinator.refused(rank, attempt, message["tier"], message["why"], now=now)
         self._carry_out(orders)

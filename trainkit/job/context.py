@@ -19,6 +19,7 @@ from trainkit.data import MEMORY
 from trainkit.errors import ConfigError, Mistake
 from trainkit.job import facts, metrics
 from trainkit.job.asked import Asked
+from trainkit.job.checkpoints import Checkpoints
 from trainkit.job.convert import check, convert
 from trainkit.job.facts import Facts
 from trainkit.job.progress import Progress
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
+    from trainkit.checkpoint.checkpointer import Checkpointer
     from trainkit.data.batches import Kind
     from trainkit.data.mixture import Mixture, Source, Until
     from trainkit.data.share import Tail
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 D = TypeVar("D", bool, int, float, str)
+CHECKPOINT_SECONDS = 600.0
 CODE = "code"
 """The channel with the script itself, which is no data."""
 _REQUIRED: Final = object()
@@ -82,6 +85,7 @@ class Context:
         self._logged: Mapping[str, metrics.Number] = {}
         self._fresh_file = facts.fresh
         self._asked = Asked()
+        self._checkpoints = Checkpoints(facts, say=mention)
         self._told_unread = False
         self._pid = os.getpid()
 
@@ -282,6 +286,46 @@ class Context:
         """SageMaker copies this directory to S3 while the job runs, where the job asks for it."""
         return _made(self._facts.checkpoints)
 
+    def checkpointer(
+        self,
+        *,
+        every: int | None = None,
+        seconds: float | None = None,
+        keep: int = 2,
+        best: int = 0,
+        metric: str | None = None,
+        highest: bool = False,
+        keep_every: int | None = None,
+        **objects: Any,
+    ) -> Checkpointer:
+        """Saves and restores these objects, on any number of ranks and hosts. See docs/checkpoints.md.
+
+            ckpt = job.checkpointer(model=model, optimizer=optimizer, scheduler=scheduler, stream=stream)
+            for step, batch in job.steps(stream, start=ckpt.restore()):
+                …
+                ckpt.step(step, loss=loss)
+
+        `objects`: models, optimizers, and whatever has state_dict and load_state_dict; None is left out. The random
+        number generators of each rank come with them. `every`: a save every so many steps; `seconds`: when so many
+        have gone by since the last; by default 600 seconds. job.steps saves at a stop, too. `keep`: how many stay, and
+        with `best` as many more whose `metric` (of ckpt.step) is lowest, or `highest`; and each `keep_every`th step.
+
+        Saves go to checkpoint_dir, and with the setting checkpoint_url below that URL too. Collective. Raises
+        CheckpointError where something has no state, PeerLost where the ranks' writers do not meet, ValueError for
+        choices that make no sense.
+        """
+        from trainkit.checkpoint.retain import Retention
+        from trainkit.checkpoint.schedule import Schedule
+
+        if best and metric is None:
+            raise ValueError("best=… needs to know by which metric=… of ckpt.step")
+        for name, number in (("every", every), ("seconds", seconds), ("keep", keep), ("keep_every", keep_every)):
+            if number is not None and not number > 0:
+                raise ValueError(f"{name}={number}: must be more than 0")
+        schedule = Schedule(every, CHECKPOINT_SECONDS if every is None and seconds is None else seconds)
+        retention = Retention(last=keep, best=best, metric=metric, highest=highest, every=keep_every)
+        return self._checkpoints.make(objects, schedule=schedule, retention=retention)
+
     def should_stop(self) -> bool:
         """Whether the job was asked to stop (SIGTERM at any host), and this is the step at which all ranks do.
 
@@ -314,10 +358,10 @@ class Context:
         if self.is_first and not nested:
             progress = Progress(done, total=total, terminal=_on_terminal(), clock=time.monotonic, say=mention)
         items: Iterator[T] | None = None
-        waited, complete = 0.0, False
+        waited, complete, stopped = 0.0, False, False
         self._in_steps = True
         try:
-            while not self._boundary(done, waited=waited):
+            while not (stopped := self._boundary(done, waited=waited)):
                 began = time.perf_counter()
                 items = iter(iterable) if items is None else items  # a DataLoader starts its workers here
                 try:
@@ -330,6 +374,8 @@ class Context:
                 done += 1
                 if progress:
                     progress.after(done, self._logged, waited=waited)
+            if stopped and not nested:
+                self._checkpoints.stop(age=self._stop.age)
             complete = True
         finally:  # also where the script leaves its loop
             self._in_steps = nested
@@ -400,8 +446,11 @@ class Context:
         # After an error much is unread, since the script did not come that far. Python keeps an error that nobody
         # caught in last_value; what starts a rank writes it to the file.
         told_in = os.environ.get("TORCHELASTIC_ERROR_FILE")
-        if not hasattr(sys, "last_value") and not (told_in and Path(told_in).exists()):
+        failed = hasattr(sys, "last_value") or bool(told_in and Path(told_in).exists())
+        if not failed:
             self._tell_unread()
+        if os.getpid() == self._pid:
+            self._checkpoints.close(failed=failed)
 
 
 def _local(where: str) -> Path | None:

@@ -14,9 +14,11 @@ from pathlib import Path
 from trainkit.contract import channels as contract_channels
 from trainkit.contract import hyperparameters as contract_hyperparameters
 from trainkit.contract import job as contract_job
+from trainkit.contract import settings
 from trainkit.contract.environ import CHANNEL_URL, alias
 from trainkit.contract.hyperparameters import Hyperparameters
 from trainkit.contract.paths import Paths
+from trainkit.contract.settings import Settings
 from trainkit.errors import ConfigError, Mistake
 
 OUTPUT = "trainkit-output"
@@ -57,6 +59,7 @@ class Facts:
     model: Path
     output_data: Path
     checkpoints: Path
+    settings: Settings
     fresh: bool
     """Whether this run begins its files anew: a restarted job goes on in those that it has."""
 
@@ -90,12 +93,17 @@ def _of_tree(environ: Mapping[str, str]) -> Facts:
         model=paths.model,
         output_data=paths.output_data,
         checkpoints=job.checkpoints,
+        settings=job.settings,
         fresh=False,
     )
 
 
 def _bare(environ: Mapping[str, str], *, argv: Sequence[str], cwd: Path) -> Facts:
     output = cwd / OUTPUT
+    mistakes: list[Mistake] = []
+    chosen = settings.read(flags={}, environ=environ, hyperparameters={}, mistakes=mistakes)
+    if mistakes:
+        raise ConfigError(mistakes)
     return Facts(
         name=environ.get("TRAINING_JOB_NAME") or "local",
         hyperparameters=Hyperparameters(pairs(argv)).for_script,
@@ -105,6 +113,7 @@ def _bare(environ: Mapping[str, str], *, argv: Sequence[str], cwd: Path) -> Fact
         model=output / "model",
         output_data=output / "output/data",
         checkpoints=output / "checkpoints",
+        settings=chosen,
         fresh=environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0",
     )
 
