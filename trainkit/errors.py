@@ -4,6 +4,7 @@
     ├── UsageError                64  a command line that makes no sense          the caller
     ├── ConfigError               78  config files or settings, every mistake     the job's author, or the platform
     ├── DataError                 65  data that is not what it should be             whoever wrote the data
+    │   └── CheckpointError       65  a checkpoint, or a state for one, that is not  whoever wrote it
     ├── ScriptMissing             66  the script to run is not there              the image or the job's author
     ├── StorageError              74  a URL that cannot be read or written        storage, credentials, network
     ├── PeerLost                  75  a host did not come, or went away           the platform (worth a retry)
@@ -31,6 +32,10 @@ class UsageError(TrainkitError):
 
 class DataError(TrainkitError):
     exit_code = 65
+
+
+class CheckpointError(DataError):
+    """A checkpoint that cannot be used, or a state that cannot be put into one."""
 
 
 class ScriptMissing(TrainkitError):
