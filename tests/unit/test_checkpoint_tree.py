@@ -226,6 +226,16 @@ def test_a_structure_that_pack_could_not_have_made_is_a_checkpoint_error_and_not
             pytest.fail(f"{structure!r:.200} was taken")
 
 
+def test_a_leaf_that_is_given_must_be_what_the_structure_says() -> None:
+    structure = {"tensor": ["w", "float32", [2]]}
+    tensor = torch.ones(2)
+    assert unpack(structure, {"w": tensor, "more": 1}) is tensor
+    wrong = [tensor.double(), tensor[:1], tensor.to_sparse(), tensor.to("meta"), np.ones(2, "f4"), b"x" * 8, None, "w"]
+    for leaf in [*wrong, Stored(Form("F32", (2,), 8), memoryview(bytes(4))), memoryview(bytes(8))]:
+        with pytest.raises(CheckpointError, match=r"float32 \[2\]"):
+            unpack(structure, {"w": leaf})
+
+
 def test_random_changes_to_structures_give_a_value_or_a_checkpoint_error() -> None:
     chance = random.Random(7)
     spare: list[Any] = [

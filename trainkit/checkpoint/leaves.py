@@ -195,7 +195,10 @@ def make(tag: str, payload: Any, leaf: Any) -> Any:
     dtype, shape = _checked(tag, payload)
     wanted = _form(tag, dtype, shape)
     if not isinstance(leaf, Stored):
-        found = describe(leaf)
+        try:
+            found = describe(leaf)
+        except Refused as refused:
+            raise CheckpointError(f"what is given as its {tag} of {dtype} {shape} {refused.problem}") from None
         if found != (tag, [dtype, shape]):
             raise CheckpointError(f"its {tag} of {dtype} {shape} is given as {found or type_name(type(leaf))}")
         return leaf
