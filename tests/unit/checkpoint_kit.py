@@ -132,6 +132,7 @@ def nasty_structures() -> list[Any]:
         {"dict": ["a"]}, {"dict": [[], 1]}, {"dict": ["a", 1, "a", 2]}, {"dict": [1, 1, True, 2]}, {"set": [1, 1.0]},
         {"dict": [{"tuple": [[]]}, 1]}, {"set": [{"dict": []}]}, {"frozenset": [{"set": []}]},
         {"set": [{"tensor": ["t", "float32", [2]]}]}, {"dict": [{"array": ["a", "<f8", [2]]}, 0]},
+        {"dict": [{"tensor": ["t", "float32", [2]]}, 0]},
         {"deque": []}, {"deque": [-1]}, {"deque": [1, 2, 3]}, {"deque": [{"int": hex(2**80)}]}, {"deque": [True]},
         {"deque": ["5"]}, {"defaultdict": []}, {"defaultdict": ["eval"]}, {"defaultdict": ["list", 1]},
         {"defaultdict": [[]]}, {"defaultdict": [{"size": []}]},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copy
 import datetime
 import enum
 import fractions
@@ -276,16 +277,16 @@ def spoil(structure: Any, chance: random.Random, spare: list[Any]) -> None:
         tag = chance.choice(list(node))
         content = node.pop(tag)
         tags = ["dict", "tensor", "array", "scalar", "deque", "set", "int", "str", "bytes", "size", "device", "dtype"]
-        node[chance.choice([tag, *tags])] = chance.choice([content, *spare])
+        node[chance.choice([tag, *tags])] = copy.deepcopy(chance.choice([content, *spare]))
     elif type(node) is list and node:
         index = chance.randrange(len(node))
         action = chance.randrange(3)
         if action == 0:
             del node[index]
         elif action == 1:
-            node.insert(index, chance.choice(node))
+            node.insert(index, copy.deepcopy(chance.choice(node)))
         else:
-            node[index] = chance.choice(spare)
+            node[index] = copy.deepcopy(chance.choice(spare))
 
 
 def test_packing_and_unpacking_plain_states_imports_neither_torch_nor_numpy() -> None:
