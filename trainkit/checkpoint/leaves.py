@@ -178,7 +178,7 @@ def copy_into(leaf: Any, target: memoryview) -> None:
         torch = sys.modules["torch"]
         room, tensor = torch.frombuffer(target, dtype=torch.uint8), leaf.detach()
         if room.data_ptr() % tensor.element_size():  # torch's copy of complex128 ends with SIGSEGV there
-            tensor = tensor.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
+            tensor = tensor.clone(memory_format=torch.contiguous_format)
             room.copy_(tensor.reshape(-1).view(torch.uint8))
         else:
             room.view(tensor.dtype).view(tensor.shape).copy_(tensor)
