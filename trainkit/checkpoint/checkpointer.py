@@ -68,7 +68,7 @@ class Checkpointer:
         self._metrics: Mapping[str, Any] = {}
         self._stalls: dict[str, float] = {}
         self._skipped = 0
-        self._warned = False
+        self._warned = self._closed = False
         self._pid = os.getpid()
 
     def restore(self, *, without: Collection[str] = (), fresh: bool = False) -> int:
@@ -142,7 +142,8 @@ class Checkpointer:
     def close(self) -> None:
         """Wait for what is under way, and let the writer go."""
         self.wait()
-        if os.getpid() == self._pid:
+        if os.getpid() == self._pid and not self._closed:
+            self._closed = True
             self._client.close()
 
     def _start(self) -> tuple[Client, bool]:
@@ -257,7 +258,7 @@ class Checkpointer:
         numbers = {}
         for name, value in self._metrics.items():
             try:
-                number = float(value)
+                number = float(value.detach() if hasattr(value, "detach") else value)
             except (TypeError, ValueError, RuntimeError):
                 continue
             if number == number and abs(number) != float("inf"):
