@@ -261,7 +261,8 @@ class Dealer:
             view = memoryview(piece)
             while view:
                 try:
-                    view = view[line.send(view) :]
+                    # Ranks have SIGPIPE as a shell leaves it: it would end them.
+                    view = view[line.send(view, socket.MSG_NOSIGNAL) :]
                 except TimeoutError:
                     self._look_at_the_process()
 

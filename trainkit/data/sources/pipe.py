@@ -128,7 +128,7 @@ class Reading:
         with ExitStack() as leaving:
             leaving.callback(self.stop)
             connection = leaving.enter_context(self._connect())
-            connection.sendall(RANK.pack(self._rank))
+            connection.sendall(RANK.pack(self._rank), socket.MSG_NOSIGNAL)
             stream = leaving.enter_context(closing(cast(io.BufferedIOBase, connection.makefile("rb", _GATHERED))))
             while True:
                 kind, count, size = HEAD.unpack(self._exactly(stream, HEAD.size))

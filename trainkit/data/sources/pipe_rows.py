@@ -49,9 +49,9 @@ class Rows:
         kind = "RecordIO" if wrapped or plain in _RECORDS else _LINES.get(plain)
         if kind is None:
             problem = "does not say how a pipe's bytes are cut into rows"
-            types = ", ".join((*_LINES, *_RECORDS))
             remedy = (
-                f"Set {channel}.RecordWrapperType to RecordIO, or ContentType to one of {types}; or have "
+                f"Set {channel}.RecordWrapperType to RecordIO, or ContentType to application/jsonlines, text/csv, "
+                f"text/plain or application/x-recordio; or have "
                 f"the objects read directly: TRAINKIT_CHANNEL_<NAME>=s3://… or =job"
             )
             raise ConfigError([Mistake(said_by, f"{channel}.ContentType", content_type, problem, remedy)])
