@@ -30,7 +30,7 @@ from typing import BinaryIO, NamedTuple, cast
 from trainkit.data.share import Tail
 from trainkit.data.sources.fifo import TICK, Cut, Fifo, mixed
 from trainkit.data.sources.hosts import Said, Steps
-from trainkit.errors import StorageError, TrainkitError
+from trainkit.errors import DataError, StorageError, TrainkitError
 from trainkit.storage.store import failure, told
 
 HEAD = struct.Struct("<BQQ")
@@ -137,7 +137,7 @@ class Dealer:
         except (_Ended, BrokenPipeError, ConnectionResetError):
             return [HEAD.pack(LEFT, 0, 0)]  # a rank left, or a host has no more: that ends the epoch
         except TrainkitError as error:
-            text = str(error).encode()
+            text, wrong_data = str(error).encode(), isinstance(error, DataError)
         except (
             OSError,
             EOFError,
@@ -146,10 +146,11 @@ class Dealer:
             RuntimeError,
         ) as error:  # torch's network errors are the last
             remedy = "Look at the channel's data, and at who writes it; then start again"
-            text = str(failure(str(self._source.fifo), "read it", str(error).rstrip("."), remedy)).encode()
+            said = failure(str(self._source.fifo), "read it", str(error).rstrip("."), remedy)
+            text, wrong_data = str(said).encode(), False
         else:
             return []
-        return [HEAD.pack(WRONG, 0, len(text)), text]
+        return [HEAD.pack(WRONG, wrong_data, len(text)), text]
 
     def _gather(self, lines: dict[int, socket.socket]) -> None:
         """One connection for each rank of the host, in their order."""
@@ -190,9 +191,10 @@ class Dealer:
         if not ending:
             return [HEAD.pack(END, counted[1], 0)]
         if steps:
-            problem = ending[1].decode() if len(ending) > 1 else ""
-            again = self._guarded(lambda: steps[0].ended(Said(counted[0], over=True, problem=problem), look=self._look))
-            return ending if len(ending) > 1 else again or ending
+            _, of_data, _ = HEAD.unpack(ending[0])
+            problem = b"".join(ending[1:]).decode()
+            said = Said(counted[0], over=True, problem=problem, of_data=bool(of_data))
+            self._guarded(lambda: steps[0].ended(said, look=self._look))
         return ending
 
     def _deal(self, lines: list[socket.socket], steps: Steps, counted: list[int]) -> None:

@@ -36,6 +36,8 @@ class Said(NamedTuple):
     total: int | None = None
     """None where it did not read to the end."""
     problem: str = ""
+    of_data: bool = False
+    """Whether the problem is the data's, a DataError."""
 
 
 class Steps(Protocol):
@@ -73,8 +75,7 @@ class Together:
         if self._least() >= steps:
             return True
         for host, said in self._others.items():
-            if said.problem:
-                raise StorageError(f"on host {host} of the job: {said.problem}")
+            _raise(said)
             if self._alike and said.total is not None:
                 raise self._differ(host)
         return False
@@ -86,6 +87,7 @@ class Together:
         # A writer that died between two records looks like the end; that others go on shows it.
         self._until(lambda: all(one.over or one.steps > said.steps for one in self._others.values()), look)
         for host, other in self._others.items():
+            _raise(other)
             if other.steps > said.steps or (other.total is not None and other.total != said.total):
                 raise self._differ(host)
 
@@ -119,6 +121,11 @@ class Together:
         if self._others or self._store.check([str(host) for host in others]):  # an answer for all, or none
             told = self._store.multi_get([str(host) for host in others])
             self._others = {host: Said(*json.loads(text)) for host, text in zip(others, told, strict=True)}
+
+
+def _raise(said: Said) -> None:
+    if said.problem:
+        raise (DataError if said.of_data else StorageError)(said.problem)
 
 
 def together(name: str, *, host: int, hosts: int, alike: bool, channel: str) -> Together:

@@ -29,7 +29,7 @@ from typing import NamedTuple, cast
 from trainkit.data.sources.dealer import END, HEAD, LEFT, RANK, SAMPLE, STEP, Dealer, Epoch, Place, Source
 from trainkit.data.sources.fifo import TICK, Cut
 from trainkit.data.sources.hosts import Alone, Steps
-from trainkit.errors import StorageError
+from trainkit.errors import DataError, StorageError
 from trainkit.storage.store import failure
 
 WAIT = 600.0
@@ -124,7 +124,8 @@ class Reading:
         """Records of all lanes, those that were passed over too; known at the end, unless somebody left before it."""
 
     def __iter__(self) -> Iterator[Sample | Records]:
-        """Raises StorageError where the FIFO does not come, or is not understood, or its reader has ended."""
+        """Raises StorageError where the FIFO does not come, or is not understood, or its reader has ended; DataError
+        where hosts were to have the same data, and have not."""
         with ExitStack() as leaving:
             leaving.callback(self.stop)
             connection = leaving.enter_context(self._connect())
@@ -142,7 +143,7 @@ class Reading:
                     self.total = count if kind == END else None
                     return
                 else:
-                    raise StorageError(bytes(body).decode())
+                    raise (DataError if count else StorageError)(bytes(body).decode())
 
     def stop(self) -> None:
         """Nothing more is wanted; who reads is woken."""
