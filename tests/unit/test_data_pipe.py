@@ -273,11 +273,11 @@ def test_a_reader_that_dies_in_whatever_way_is_an_error_at_the_other_ranks(stem:
         subprocess.Popen([sys.executable, "-c", script, str(stem)], stderr=subprocess.DEVNULL) as reader,
         pytest.raises(StorageError, match="train: cannot read it: the rank that reads it for this host ended"),
     ):
+        late = threading.Timer(20, reader.kill)
+        late.start()
         try:
             steps(Pipe(stem, cut=lines, place=Place(1, 2, 0, 2), wait=60).read(Epoch(1)))
         finally:
-            late = threading.Timer(20, reader.kill)
-            late.start()
             code = reader.wait()
             late.cancel()
     assert code == (1 if "1 / 0" in end else -9), "it waited for ranks that wait for it"
