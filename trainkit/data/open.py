@@ -5,22 +5,25 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, get_args
 
 from trainkit.contract.secrets import scrub
 from trainkit.data import formats
 from trainkit.data.fetch.choose import open_fetcher
-from trainkit.data.fetch.fetcher import Fetcher
+from trainkit.data.fetch.fetcher import Fetcher, Name
 from trainkit.data.formats.base import Format
 from trainkit.data.index import Index
 from trainkit.data.items import Get, Listing
 from trainkit.data.sources.augmented import AugmentedRows
+from trainkit.data.sources.described import ask_once
 from trainkit.data.sources.find import find
 from trainkit.data.sources.manifests import Augmented
 from trainkit.data.stream import All, Choices, Stream, lanes
 from trainkit.data.together import gather
 from trainkit.errors import DataError
 
+FETCHERS: tuple[Name, ...] = get_args(Name)
 PACKING = "_trainkit-packing"
 """What lies in a folder as long as it is being packed."""
 
@@ -45,29 +48,58 @@ def open_stream(
     rank: int,
     ranks: int,
     place: Place | None = None,
+    fetcher: Name | None = None,
 ) -> Stream:
-    """A stream over what lies at a path or URL. Raises StorageError, DataError, ConfigError with what to do."""
+    """A stream over what lies at a path or URL, read by the `fetcher` that is named, else by the one for such URLs.
+
+    Raises StorageError, DataError, ConfigError with what to do; ValueError for a fetcher that cannot read there.
+    """
     place = place or Place()
-    index, fetcher = open_index(where, columns=choices.columns, place=place)
+    index, reading = open_index(where, columns=choices.columns, place=place, fetcher=fetcher, ranks=ranks)
     kind = _kind(choices)
     if not place.own_share:
-        return kind(index, fetcher, choices, rank=rank, ranks=ranks)
+        return kind(index, reading, choices, rank=rank, ranks=ranks)
     all, shared = _together(index, choices, ranks=ranks, local_ranks=place.local_ranks)
     alike = dataclasses.replace(choices, lanes=shared)
-    return kind(index, fetcher, alike, rank=place.local_rank, ranks=place.local_ranks, all=all)
+    return kind(index, reading, alike, rank=place.local_rank, ranks=place.local_ranks, all=all)
 
 
 def open_index(
-    where: str, *, columns: Sequence[str] | None = None, place: Place | None = None
+    where: str,
+    *,
+    columns: Sequence[str] | None = None,
+    place: Place | None = None,
+    fetcher: Name | None = None,
+    ranks: int = 1,
 ) -> tuple[Index, Fetcher]:
     """What lies at a path or URL, and who reads it: close him. Raises as `open_stream` does."""
+    _is_fetcher(fetcher)
     place = place or Place()
-    listing = find(where, channel=place.channel, said_by=place.said_by, mode=place.mode, own_share=place.own_share)
+    listing = find(
+        where, channel=place.channel, said_by=place.said_by, mode=place.mode, own_share=place.own_share,
+        ask=partial(ask_once, ranks=ranks),
+    )  # fmt: skip
     _finished(listing)
-    fetcher = open_fetcher(listing.items[0].url if listing.items else where)
-    listing, format = _format(listing, fetcher.get, content_type=place.content_type)
+    first = listing.items[0].url if listing.items else where
+    _reads(fetcher, first)
+    reading = open_fetcher(first, prefer=fetcher)
+    listing, format = _format(listing, reading.get, content_type=place.content_type)
     _known(columns, format, listing)
-    return Index.of(listing, format, fetcher.get), fetcher
+    return Index.of(listing, format, reading.get), reading
+
+
+def _is_fetcher(name: str | None) -> None:
+    """Before anything is listed, which may take a while."""
+    if name is not None and name not in FETCHERS:
+        raise ValueError(f"fetcher is {name!r}: must be one of {', '.join(FETCHERS)}, or None for the URL's own")
+
+
+def _reads(name: Name | None, url: str) -> None:
+    protocol = url.partition("://")[0].lower() if "://" in url else "file"
+    if name in ("http", "boto3") and protocol not in ("s3", "s3a"):
+        raise ValueError(f"fetcher is {name!r}, which reads s3://, and the data is at {scrub(url)}. Leave fetcher out")
+    if name == "local" and protocol not in ("file", "local"):
+        raise ValueError(f"fetcher is {name!r}, which reads paths, and the data is at {scrub(url)}. Leave fetcher out")
 
 
 def _finished(listing: Listing) -> None:

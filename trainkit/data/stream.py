@@ -237,7 +237,7 @@ class Stream:
             for steps, rows in reader.chunks(self._plan(position, every=every)):
                 for step in range(steps):
                     table = rows.slice(step * size, size)
-                    yield convert(table) if choices.transform is None else _made(choices.transform(table), convert)
+                    yield convert(table) if choices.transform is None else made(choices.transform(table), convert)
         finally:
             reader.close()
 
@@ -256,16 +256,16 @@ class Stream:
             steps *= 4
 
 
-def _made(made: Any, convert: Callable[[pa.Table], Any]) -> Any:
+def made(batch: Any, convert: Callable[[pa.Table], Any]) -> Any:
     """The batch that a transform made: rows, however many, or anything else."""
     import pyarrow as pa
 
-    if made is None:
+    if batch is None:
         raise DataError(
             "transform returned None, which is no batch. Return what the step takes; to leave rows out, return the "
             "table without them, with no rows at all if need be: table.filter(…)"
         )
-    return convert(made) if isinstance(made, pa.Table) else made
+    return convert(batch) if isinstance(batch, pa.Table) else batch
 
 
 _SAME = {

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
     from trainkit.checkpoint.checkpointer import Checkpointer
     from trainkit.data.batches import Kind
+    from trainkit.data.fetch.fetcher import Name
     from trainkit.data.mixture import Mixture, Source, Until
+    from trainkit.data.piped import PipeStream
     from trainkit.data.share import Tail
     from trainkit.data.stream import Stream
 
@@ -174,7 +176,8 @@ class Context:
         seed: int | None = None,
         lanes: int | None = None,
         memory: int = MEMORY,
-    ) -> Stream:
+        fetcher: Name | None = None,
+    ) -> Stream | PipeStream:
         """Batches of a channel, read while training: this rank's part of each global batch. See docs/data.md.
 
             for batch in stream: ...                                    # one epoch; a dict of tensors
@@ -186,11 +189,13 @@ class Context:
         not fill a global batch, "pad" fills it up with the epoch's first rows, "exact" makes the last batches smaller;
         all ranks have as many batches in any case. `kind`: "torch", "numpy" or "arrow". `seed`: by default the job's.
         `lanes`: blocks that are mixed, in all ranks together; by default as many as half of `memory` (bytes, of each
-        rank) holds, and then part of the state.
+        rank) holds, and then part of the state. `fetcher`: "http", "boto3" or "fsspec"; by default the URL decides.
+        A channel in Pipe mode gives what a pipe can: no len(), and a resumed epoch is read again.
 
         Raises ConfigError, StorageError or DataError with what to do; ValueError for choices that make no sense.
         """
         from trainkit.data.open import Place, open_stream
+        from trainkit.data.piped import Piped, open_pipe
         from trainkit.data.stream import Choices
 
         chosen = Choices(
@@ -201,12 +206,22 @@ class Context:
         if source is None and "://" not in name and not Path(name).exists():
             raise self._no_channel(name)
         if source is None:
-            return open_stream(name, chosen, rank=self.rank, ranks=self.world_size)
+            return open_stream(name, chosen, rank=self.rank, ranks=self.world_size, fetcher=fetcher)
+        if source.mode == "Pipe" and "://" not in source.where:
+            if fetcher:
+                raise ValueError(f"fetcher is {fetcher!r}, and {name} is in Pipe mode: nothing is fetched from a pipe")
+            run = os.environ.get(RUN_DIR)  # of this generation of ranks; what lies beside it is for all of them
+            piped = Piped(
+                name, source.said_by, Path(source.where), source.content_type, source.wrapped, source.gzipped,
+                source.own_share, self.local_rank, self.local_world_size, self.host_rank, len(self.hosts),
+                used_up=Path(run).parent / f"pipe-{name}" if run else None,
+            )  # fmt: skip
+            return open_pipe(piped, chosen, rank=self.rank, ranks=self.world_size)
         place = Place(
             name, source.said_by, source.mode, content_type=source.content_type, own_share=source.own_share,
             local_rank=self.local_rank, local_ranks=self.local_world_size,
         )  # fmt: skip
-        return open_stream(source.where, chosen, rank=self.rank, ranks=self.world_size, place=place)
+        return open_stream(source.where, chosen, rank=self.rank, ranks=self.world_size, place=place, fetcher=fetcher)
 
     def mixture(
         self, streams: Mapping[str, tuple[Source, float]], *, until: Until = "last", seed: int | None = None

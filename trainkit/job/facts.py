@@ -46,6 +46,9 @@ class Source:
     content_type: str | None = None
     own_share: bool = False
     """Whether each host has other files of it: ShardedByS3Key on several hosts."""
+    wrapped: bool = False
+    gzipped: bool = False
+    """What a pipe brings: objects wrapped in RecordIO, or compressed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ def _of_tree(environ: Mapping[str, str]) -> Facts:
         channel.name: Source(
             str(channel.path), said_by, channel.mode, channel.content_type,
             own_share=several and channel.distribution == "ShardedByS3Key",
+            wrapped=channel.record_wrapper == "RecordIO", gzipped=channel.compression == "Gzip",
         )
         for channel in job.channels
     }  # fmt: skip
