@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from trainkit.contract.secrets import scrub
@@ -14,6 +15,7 @@ from trainkit.data.fetch.fetcher import Fetcher
 from trainkit.data.formats.base import Format
 from trainkit.data.index import Index
 from trainkit.data.items import Get, Listing
+from trainkit.data.mixture import Mixture, Source, Until
 from trainkit.data.sources.augmented import AugmentedRows
 from trainkit.data.sources.find import find
 from trainkit.data.sources.manifests import Augmented
@@ -120,3 +122,11 @@ def _kind(choices: Choices) -> type[Stream]:
     from trainkit.data.torch import TorchStream
 
     return TorchStream
+
+
+def open_mixture(streams: Mapping[str, tuple[Source, float]], *, until: Until, seed: int) -> Mixture:
+    """A mixture, for DataLoader too where all of its streams are. Raises ValueError for what makes no sense."""
+    module = sys.modules.get("trainkit.data.torch")  # a stream that it knows has imported it
+    known = module is not None and all(isinstance(stream, module.Loaded) for stream, _ in streams.values())
+    kind: type[Mixture] = module.TorchMixture if module is not None and known else Mixture
+    return kind(streams, until=until, seed=seed)

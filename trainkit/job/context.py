@@ -217,9 +217,9 @@ class Context:
 
         Raises ValueError for choices that make no sense.
         """
-        from trainkit.data.mixture import Mixture
+        from trainkit.data.open import open_mixture
 
-        return Mixture(streams, until=until, seed=self.seed if seed is None else seed)
+        return open_mixture(streams, until=until, seed=self.seed if seed is None else seed)
 
     @property
     def rank(self) -> int:
