@@ -6,15 +6,18 @@ import dataclasses
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from trainkit.contract.secrets import scrub
 from trainkit.data import formats
+from trainkit.data.fetch.cache import Cache, CachedFetcher
 from trainkit.data.fetch.choose import open_fetcher
 from trainkit.data.fetch.fetcher import Fetcher
 from trainkit.data.formats.base import Format
 from trainkit.data.index import Index
 from trainkit.data.items import Get, Listing
+from trainkit.data.kept import KeptSpans
 from trainkit.data.mixture import Mixture, Source, Until
 from trainkit.data.sources.augmented import AugmentedRows
 from trainkit.data.sources.find import find
@@ -25,6 +28,13 @@ from trainkit.errors import DataError
 
 PACKING = "_trainkit-packing"
 """What lies in a folder as long as it is being packed."""
+
+
+class Keep(NamedTuple):
+    """Where blocks are kept on this host's disk, and how many bytes of them; by default half of what is free there."""
+
+    folder: str
+    limit: int | None = None
 
 
 class Place(NamedTuple):
@@ -47,10 +57,11 @@ def open_stream(
     rank: int,
     ranks: int,
     place: Place | None = None,
+    keep: Keep | None = None,
 ) -> Stream:
     """A stream over what lies at a path or URL. Raises StorageError, DataError, ConfigError with what to do."""
     place = place or Place()
-    index, fetcher = open_index(where, columns=choices.columns, place=place)
+    index, fetcher = open_index(where, columns=choices.columns, place=place, keep=keep)
     kind = _kind(choices)
     if not place.own_share:
         return kind(index, fetcher, choices, rank=rank, ranks=ranks)
@@ -60,16 +71,21 @@ def open_stream(
 
 
 def open_index(
-    where: str, *, columns: Sequence[str] | None = None, place: Place | None = None
-) -> tuple[Index, Fetcher]:
+    where: str, *, columns: Sequence[str] | None = None, place: Place | None = None, keep: Keep | None = None
+) -> tuple[Index, Fetcher | CachedFetcher]:
     """What lies at a path or URL, and who reads it: close him. Raises as `open_stream` does."""
     place = place or Place()
     listing = find(where, channel=place.channel, said_by=place.said_by, mode=place.mode, own_share=place.own_share)
     _finished(listing)
     fetcher = open_fetcher(listing.items[0].url if listing.items else where)
-    listing, format = _format(listing, fetcher.get, content_type=place.content_type)
+    cache = None
+    if keep and any(item.etag for item in listing.items):  # without versions nothing can be kept
+        cache = Cache(Path(keep.folder), limit=keep.limit, items=listing.items)
+    reader = CachedFetcher(fetcher, cache) if cache else fetcher
+    listing, format = _format(listing, reader.get, content_type=place.content_type)
     _known(columns, format, listing)
-    return Index.of(listing, format, fetcher.get), fetcher
+    kept = KeptSpans(cache, format, scan=fetcher.get, get=reader.get).spans if cache else None
+    return Index.of(listing, format, reader.get, spans=kept), reader
 
 
 def _finished(listing: Listing) -> None:

@@ -170,6 +170,8 @@ class Context:
         seed: int | None = None,
         lanes: int | None = None,
         memory: int = MEMORY,
+        cache: str | Path | None = None,
+        cache_bytes: int | None = None,
     ) -> Stream:
         """Batches of a channel, read while training: this rank's part of each global batch. See docs/data.md.
 
@@ -182,13 +184,17 @@ class Context:
         not fill a global batch, "pad" fills it up with the epoch's first rows, "exact" makes the last batches smaller;
         all ranks have as many batches in any case. `kind`: "torch", "numpy" or "arrow". `seed`: by default the job's.
         `lanes`: blocks that are mixed, in all ranks together; by default as many as half of `memory` (bytes, of each
-        rank) holds, and then part of the state.
+        rank) holds, and then part of the state. `cache`: a folder on a local disk in which blocks are kept, so that
+        later epochs read them from there; of `cache_bytes` at most, by default half of what is free.
 
         Raises ConfigError, StorageError or DataError with what to do; ValueError for choices that make no sense.
         """
-        from trainkit.data.open import Place, open_stream
+        from trainkit.data.open import Keep, Place, open_stream
         from trainkit.data.stream import Choices
 
+        if cache_bytes is not None and (cache is None or cache_bytes < 1):
+            raise ValueError(f"cache_bytes is {cache_bytes}: must be 1 or more, and goes with cache, a folder")
+        keep = None if cache is None else Keep(str(cache), cache_bytes)
         chosen = Choices(
             batch_size=batch_size, shuffle=shuffle, seed=self.seed if seed is None else seed, tail=tail, lanes=lanes,
             columns=None if columns is None else tuple(columns), transform=transform, kind=kind, memory=memory,
@@ -197,12 +203,12 @@ class Context:
         if source is None and "://" not in name and not Path(name).exists():
             raise self._no_channel(name)
         if source is None:
-            return open_stream(name, chosen, rank=self.rank, ranks=self.world_size)
+            return open_stream(name, chosen, rank=self.rank, ranks=self.world_size, keep=keep)
         place = Place(
             name, source.said_by, source.mode, content_type=source.content_type, own_share=source.own_share,
             local_rank=self.local_rank, local_ranks=self.local_world_size,
         )  # fmt: skip
-        return open_stream(source.where, chosen, rank=self.rank, ranks=self.world_size, place=place)
+        return open_stream(source.where, chosen, rank=self.rank, ranks=self.world_size, place=place, keep=keep)
 
     def mixture(
         self, streams: Mapping[str, tuple[Source, float]], *, until: Until = "last", seed: int | None = None
