@@ -99,6 +99,8 @@ def test_what_is_not_there_is_said_before_anything_is_read(tmp_path: Path) -> No
         here.stream("train", batch_size=1, columns=["y"])
     with pytest.raises(ValueError, match="batch_size is 0"):
         here.stream("train", batch_size=0)
+    with pytest.raises(ValueError, match=r"cache_bytes is 5: .* goes with cache, a folder"):
+        here.stream("train", batch_size=1, cache_bytes=5)
     with pytest.raises(ValueError, match="tail is 'keep'"):
         here.stream("train", batch_size=1, tail="keep")  # type: ignore[arg-type]
 

@@ -9,7 +9,8 @@
   kept, since nobody could tell a changed object.
 - An entry appears whole, and its checksum is looked at with each read: what was torn or flipped is fetched again.
 - When `limit` is reached, nothing more is kept, and nothing thrown out. An epoch has each block once, in another order
-  than the last: the one used longest ago is as likely the next as any other, and to replace it only costs writing.
+  than the last: what was used longest ago is what comes soonest. With room for half of the blocks, half are found here;
+  where the oldest made room for the newest it would be about 15 %, and the disk would be written to all the time.
 - The ranks of a host share a folder: each holds a lock on it. Whoever finds nobody else there tidies up first: scratch
   files of the killed, other versions of what is listed now, and what nobody has used for a week.
 """
@@ -23,6 +24,7 @@ import os
 import secrets
 import struct
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -53,6 +55,7 @@ class Cache:
         """
         self._folder = folder
         self._filling = True
+        self._said = threading.Lock()
         self._lock = -1
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +89,7 @@ class Cache:
             return None  # a disk that fails; the storage still has it
         finally:
             os.close(opened)
-        self._drop(path)
+        self._drop(path, facts.st_size)
         return None
 
     def write(self, name: str, data: memoryview) -> None:
@@ -138,7 +141,7 @@ class Cache:
             url, version = (*entry.name.split("-"), "")[:2]
             facts = entry.stat()
             if is_scratch(entry.name) or facts.st_mtime < old or current.get(url, version) != version:
-                self._drop(Path(entry.path))
+                Path(entry.path).unlink(missing_ok=True)
             else:
                 used += facts.st_size
         self._count(used, anew=True)
@@ -151,11 +154,12 @@ class Cache:
             except FileNotFoundError:
                 pass
 
-    def _drop(self, path: Path) -> None:
+    def _drop(self, path: Path, size: int) -> None:
         try:
-            path.unlink(missing_ok=True)
+            path.unlink()
+            self._count(-size)
         except OSError:
-            pass  # it is damaged, and stays so: it will not be served
+            pass  # another rank did it; or it stays, damaged as it is, and is not served
 
     def _half(self) -> int:
         disk = os.statvfs(self._folder)
@@ -178,8 +182,8 @@ class Cache:
             os.close(opened)
 
     def _stop(self, error: OSError) -> None:
-        if self._filling:
-            self._filling = False
+        self._filling = False
+        if self._said.acquire(blocking=False):  # and never released: several threads come here at once
             print(f"{self._folder}: nothing more is kept there ({error}); the stream goes on", file=sys.stderr)
 
 
