@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from formats_kit import comma, json_lines, recordio, rows_of_text, tar
 from servers.s3sim import S3Sim
 
 from trainkit.data.fetch.cache import Cache, entry
@@ -266,6 +268,33 @@ def test_the_index_of_lines_is_read_from_the_folder_at_the_next_start(sim: S3Sim
     with (tmp_path / "s3/bucket/lines/a.jsonl").open("a") as file:
         file.write('{"id": 10000, "text": ""}\n')
     assert start().total == first.total + 1
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tar", "a.txt", "a.rec", "a.jsonl.gz"])
+def test_what_is_found_in_the_folder_is_what_a_reading_finds(sim: S3Sim, tmp_path: Path, name: str) -> None:
+    rows = rows_of_text(12_000)
+    members = {f"{row['id']}.txt": str(row["text"]).encode() for row in rows}
+    made = {
+        "a.csv": comma(rows), "a.tar": tar(members), "a.txt": b"\n".join(members.values()),
+        "a.rec": recordio(list(members.values())), "a.jsonl.gz": gzip.compress(json_lines(rows)),
+    }  # fmt: skip
+    (tmp_path / "s3/bucket/one").mkdir()
+    (tmp_path / "s3/bucket/one" / name).write_bytes(made[name])
+
+    def start(keep: Keep | None) -> tuple[list[pa.Table], int]:
+        sim.stats.clear()
+        index, fetcher = open_index("s3://bucket/one", keep=keep)
+        asked = sim.stats["bytes"]
+        spans = [(block, index.item(block), index.span(block)) for block in range(len(index.rows))]
+        tables = [index.decode(at, fetcher.get(item, span.start, span.length), None) for at, item, span in spans]
+        fetcher.close()
+        return tables, asked
+
+    keep = Keep(str(tmp_path / "cache"), 1 << 30)
+    right, read = start(None)
+    assert read > 0
+    assert start(keep)[0] == right
+    assert start(keep) == (right, 0)
 
 
 def saved(rows: list[list[int]]) -> bytes:
