@@ -272,14 +272,15 @@ def test_the_index_of_lines_is_read_from_the_folder_at_the_next_start(sim: S3Sim
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tar", "a.txt", "a.rec", "a.jsonl.gz"])
 def test_what_is_found_in_the_folder_is_what_a_reading_finds(sim: S3Sim, tmp_path: Path, name: str) -> None:
-    rows = rows_of_text(12_000)
+    rows = rows_of_text(6_000)
     members = {f"{row['id']}.txt": str(row["text"]).encode() for row in rows}
     made = {
         "a.csv": comma(rows), "a.tar": tar(members), "a.txt": b"\n".join(members.values()),
         "a.rec": recordio(list(members.values())), "a.jsonl.gz": gzip.compress(json_lines(rows)),
     }  # fmt: skip
     (tmp_path / "s3/bucket/one").mkdir()
-    (tmp_path / "s3/bucket/one" / name).write_bytes(made[name])
+    for item in (name, f"b{name}"):
+        (tmp_path / "s3/bucket/one" / item).write_bytes(made[name])
 
     def start(keep: Keep | None) -> tuple[list[pa.Table], int]:
         sim.stats.clear()
