@@ -256,7 +256,14 @@ def test_the_index_of_lines_is_read_from_the_folder_at_the_next_start(sim: S3Sim
 
     (item,) = first.listing.items
     (path,) = (tmp_path / "cache").rglob(f"{entry(item, 'JSON_lines')}*")
-    for nonsense in (b"", b"\x80\x04", pickled(), saved([[0, 10, 1], [5, 10, 1]]), saved([[0, item.size + 1, 1]])):
+    for nonsense in (
+        b"",
+        b"\x80\x04",
+        pickled(),
+        zipped(),
+        saved([[0, 10, 1], [5, 10, 1]]),
+        saved([[0, item.size + 1, 1]]),
+    ):
         cache = Cache(tmp_path / "cache", limit=None)
         path.unlink(missing_ok=True)
         cache.write(path.name, memoryview(nonsense))
@@ -303,6 +310,14 @@ def saved(rows: list[list[int]]) -> bytes:
     from trainkit.data.kept import _stored
 
     return bytes(_stored([Span(*row) for row in rows]))
+
+
+def zipped() -> bytes:
+    import io
+
+    out = io.BytesIO()
+    np.savez(out, np.zeros(3))
+    return out.getvalue()
 
 
 def pickled() -> bytes:

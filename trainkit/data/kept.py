@@ -33,11 +33,11 @@ class KeptSpans:
         """As `Format.spans`. What is kept is trusted as little as what is read."""
         if self._part is None or item.etag is None:
             return self._format.spans(item, self._get)
+        self._format.learn(item, self._get)  # what it reads (a header) is kept by this
         name = entry(item, self._part)
         kept = self._cache.read(name)
         known = None if kept is None else _loaded(kept, item)
         if known is not None:
-            self._format.learn(item, self._get)
             return known
         spans = self._format.spans(item, self._scan)
         self._cache.write(name, _stored(spans))
@@ -53,7 +53,7 @@ def _stored(spans: Sequence[Span]) -> memoryview:
 def _loaded(data: memoryview, item: Item) -> list[Span] | None:
     """None for what cannot be the item's."""
     try:
-        table = np.load(io.BytesIO(data), allow_pickle=False)
+        table = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except (ValueError, OSError, EOFError):
         return None
     if table.dtype != np.dtype("<i8") or table.ndim != 2 or table.shape[1] != 3:
