@@ -82,13 +82,6 @@ class _Lent:
         pass
 
 
-class Workers(NamedTuple):
-    """Which one of how many processes this is that read one rank's stream together."""
-
-    mine: int
-    of: int
-
-
 class Stream:
     """Batches of a data set, epoch after epoch. Iterate it once for each epoch; `job.stream` makes one.
 
@@ -129,15 +122,19 @@ class Stream:
 
     def __iter__(self) -> Iterator[Any]:
         """The batches that are left of this epoch; the next one begins when they are through."""
+        return self._some(1, skip=0)
+
+    def _some(self, every: int, *, skip: int) -> Iterator[Any]:
+        """One batch in `every` that are left of this epoch, after `skip` of them. The position is behind that one."""
         self.close()
-        epoch, total, workers = self.epoch, self._span, self._workers()
-        # Of several DataLoader workers each gives every so manieth batch, and DataLoader takes one of each in turn.
-        self.position = min(total, self.position + workers.mine * self._share.whole)
-        feed = self._feed = Feed(self._batches(epoch, self.position, every=workers.of), ahead=_READY)
+        epoch, total, share = self.epoch, self._span, self._share
+        begin = min(total, self.position + skip * share.whole)
+        feed = self._feed = Feed(self._batches(epoch, begin, every=every), ahead=_READY)
         try:
             for batch in feed:
                 self.waited += feed.waited
-                self.position = self._share.after(total, self.position, steps=workers.of)
+                self.position = share.after(total, begin)
+                begin = min(total, begin + every * share.whole)
                 if self.position >= total:
                     self.epoch, self.position = epoch + 1, 0
                 yield batch
@@ -199,8 +196,6 @@ class Stream:
 
         Raises DataError where there is no such column; ValueError for choices that make no sense.
         """
-        from trainkit.data.packing import Packed
-
         choices, share = self._choices, self._share
         if len(self._all.totals) > 1:
             raise DataError(
@@ -212,7 +207,7 @@ class Stream:
             raise DataError(f"{self._index.listing.root} has no column {column!r}; it has {names}")
         columns = choices.columns if choices.transform else (column,)
         alone = replace(choices, kind="arrow", tail="exact", columns=columns)
-        return Packed(
+        return self._packs()(
             Stream(self._index, _Lent(self), alone, rank=0, ranks=1), column, rank=share.rank, ranks=share.ranks,
             length=length, batch_size=batch_size, end=end, tail=tail, pad=pad, kind=choices.kind,
         )  # fmt: skip
@@ -223,8 +218,10 @@ class Stream:
             self._feed.close()
             self._feed = None
 
-    def _workers(self) -> Workers:
-        return Workers(0, 1)
+    def _packs(self) -> type[Packed]:
+        from trainkit.data.packing import Packed
+
+        return Packed
 
     def _batches(self, epoch: int, position: int, *, every: int) -> Generator[Any, None, None]:
         """What the feeding thread does, from the position on."""
