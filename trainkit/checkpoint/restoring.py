@@ -135,7 +135,8 @@ class Restorer:
         missing = [name for name in self._subjects if name not in images and name not in without]
         if wanted := [name for name in missing if name != Generators.name]:  # an imported one was made by no training
             raise CheckpointError(
-                f"it holds no {', '.join(wanted)}; restore(without={[*without, *wanted]!r}) leaves them as they are"
+                f"it holds no {', no '.join(wanted)}; restore(without={[*without, *wanted]!r}) leaves "
+                f"{'it as it is' if len(wanted) == 1 else 'them as they are'}"
             )
         trees = {}
         for name in self._subjects:

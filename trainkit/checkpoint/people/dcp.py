@@ -102,18 +102,20 @@ class _Planner(DefaultSavePlanner):
     def __init__(self, export: Export, sources: Mapping[str, Planned]) -> None:
         super().__init__()
         self._export, self._sources = export, sources
+        self._last = torch.empty(0)
         self.problem: TrainkitError | None = None
 
     def lookup_object(self, index: MetadataIndex) -> Any:
         tensor = self._sources.get(index.fqn)
         if tensor is None:
             return super().lookup_object(index)
-        whole = torch.empty(self._export.shape(tensor), dtype=OF_NAME[tensor.dtype])
-        room = _bytes(whole)
+        self._last.untyped_storage().resize_(0)  # it is written, and torch keeps all that it wrote until the end
+        whole = self._last = torch.empty(self._export.shape(tensor), dtype=OF_NAME[tensor.dtype])
         at = 0
         try:
             for chunk in self._export.stream([tensor]):
-                room[at : at + len(chunk)] = chunk
+                room = whole.view(-1).view(torch.uint8)[at : at + len(chunk)]
+                room.copy_(torch.frombuffer(chunk, dtype=torch.uint8))  # by way of numpy, it could not be resized
                 at += len(chunk)
         except TrainkitError as error:
             self.problem = error

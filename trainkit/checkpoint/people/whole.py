@@ -16,8 +16,8 @@ from trainkit.checkpoint.plan import DTYPES, Tensor
 from trainkit.checkpoint.read import Bytes, Reader, Wanted
 from trainkit.errors import CheckpointError, UsageError
 
-MOST = 128 << 20
-"""Bytes that are read together; the reader's threads hold about as many."""
+MOST = 64 << 20
+"""Bytes that are read together; the reader's threads hold about twice as many."""
 
 
 @dataclass(frozen=True, slots=True)
