@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from trainkit.data.packing import Packed, PackedTail
+    from trainkit.data.processes import Processes
 
 VERSION = 1
 _GATHERED = 8 << 20  # bytes of the rows that are put in order at once
@@ -41,12 +43,17 @@ class Choices:
     transform: Callable[[pa.Table], Any] | None
     kind: Kind
     memory: int
+    processes: int = 0
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("lanes", 1), ("memory", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}: must be {least} or more")
+        if self.processes < 0:
+            raise ValueError(f"processes is {self.processes}: must be 0 (threads) or more")
+        if self.processes and self.transform is None:
+            raise ValueError(f"processes is {self.processes}, and there is no transform= for them to run")
         for name, allowed in (("tail", TAILS), ("kind", KINDS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: must be one of {', '.join(allowed)}")
@@ -112,6 +119,7 @@ class Stream:
         self.waited = 0.0
         """Seconds that the loop has waited for batches so far."""
         self._feed: Feed | None = None
+        self._processes: Processes | None = None
         if not self._share.steps(self._span, 0):
             raise DataError(
                 f"{index.listing.root} holds {self._span} rows, and a step of {ranks} ranks takes "
@@ -131,6 +139,7 @@ class Stream:
         """The batches that are left of this epoch; the next one begins when they are through."""
         self.close()
         epoch, total, workers = self.epoch, self._span, self._workers()
+        self._start_processes()  # here, where what cannot be sent to them is heard of
         # Of several DataLoader workers each gives every so manieth batch, and DataLoader takes one of each in turn.
         self.position = min(total, self.position + workers.mine * self._share.whole)
         feed = self._feed = Feed(self._batches(epoch, self.position, every=workers.of), ahead=_READY)
@@ -223,6 +232,16 @@ class Stream:
             self._feed.close()
             self._feed = None
 
+    def _start_processes(self) -> None:
+        """They serve all epochs: modules that a transform imports take seconds."""
+        transform, count = self._choices.transform, self._choices.processes
+        if transform is None or not count or (self._processes and self._processes.alive):
+            return
+        from trainkit.data.processes import Processes
+
+        self._processes = Processes(transform, count)
+        weakref.finalize(self, self._processes.close)
+
     def _workers(self) -> Workers:
         return Workers(0, 1)
 
@@ -233,8 +252,14 @@ class Stream:
         columns = list(choices.columns) if choices.columns else None
         reader = Reader(index, order, self._fetcher.get, columns=columns, budget=choices.memory, threads=_THREADS)
         convert, size = converter(choices.kind), choices.batch_size
+        chunks = reader.chunks(self._plan(position, every=every))
         try:
-            for steps, rows in reader.chunks(self._plan(position, every=every)):
+            if self._processes:
+                with closing(self._processes.through(chunks, size=size)) as batches:
+                    for made in batches:
+                        yield _made(made, convert)
+                return
+            for steps, rows in chunks:
                 for step in range(steps):
                     table = rows.slice(step * size, size)
                     yield convert(table) if choices.transform is None else _made(choices.transform(table), convert)

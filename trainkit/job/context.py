@@ -170,6 +170,7 @@ class Context:
         seed: int | None = None,
         lanes: int | None = None,
         memory: int = MEMORY,
+        processes: int = 0,
     ) -> Stream:
         """Batches of a channel, read while training: this rank's part of each global batch. See docs/data.md.
 
@@ -182,7 +183,8 @@ class Context:
         not fill a global batch, "pad" fills it up with the epoch's first rows, "exact" makes the last batches smaller;
         all ranks have as many batches in any case. `kind`: "torch", "numpy" or "arrow". `seed`: by default the job's.
         `lanes`: blocks that are mixed, in all ranks together; by default as many as half of `memory` (bytes, of each
-        rank) holds, and then part of the state.
+        rank) holds, and then part of the state. `processes`: run `transform` in so many processes instead of a thread,
+        where it is Python that computes; the batches are the same.
 
         Raises ConfigError, StorageError or DataError with what to do; ValueError for choices that make no sense.
         """
@@ -192,6 +194,7 @@ class Context:
         chosen = Choices(
             batch_size=batch_size, shuffle=shuffle, seed=self.seed if seed is None else seed, tail=tail, lanes=lanes,
             columns=None if columns is None else tuple(columns), transform=transform, kind=kind, memory=memory,
+            processes=processes,
         )  # fmt: skip
         source = self._source(name)
         if source is None and "://" not in name and not Path(name).exists():
