@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -141,17 +142,18 @@ def memory_held() -> int:
 
 def test_memory_goes_with_the_batches_and_what_is_kept_costs_no_descriptor() -> None:
     (stream,) = streams(Storage([400]), 1, transform=kit.arrays, processes=2)
-    most = 0
+    others, most = memory_held(), 0
     for _ in stream:
         most = max(most, memory_held())
-    assert most <= 12  # four out or waiting, two ready, one here, the rows of a few batches
+    assert most - others <= 10  # four out or waiting, two ready, one here, the rows of a few batches
     before = len(descriptors())
     kept = list(stream)
     assert len(descriptors()) == before
     assert len(kept) == 100
     del kept
     stream.close()
-    assert memory_held() <= 4
+    del stream
+    assert memory_held() <= others
 
 
 def test_a_forked_child_leaves_the_parents_processes_alone_and_starts_its_own() -> None:
@@ -160,7 +162,7 @@ def test_a_forked_child_leaves_the_parents_processes_alone_and_starts_its_own() 
     ours = next(running)
     child = os.fork()
     if child == 0:
-        try:
+        try:  # without the parent's threads
             stream.set_epoch(0)
             theirs = set(stream)
             os._exit(0 if len(theirs) == 1 and ours not in theirs else 1)
@@ -171,8 +173,26 @@ def test_a_forked_child_leaves_the_parents_processes_alone_and_starts_its_own() 
     stream.close()
 
 
+def test_a_batch_that_a_forked_child_looks_at_stays_as_it_is_when_the_parent_has_dropped_it() -> None:
+    (stream,) = streams(Storage([400]), 1, transform=kit.arrays, processes=1)
+    running = iter(stream)
+    batch = next(running)
+    expected = batch["large"].copy()
+    look, looked = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(looked)
+        os.read(look, 1)
+        os._exit(0 if (batch["large"] == expected).all() else 1)
+    os.close(look)
+    del batch
+    assert sum(1 for _ in running) == 99
+    os.close(looked)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    stream.close()
+
+
 SCRIPT = """
-import collections
 import dataclasses
 import os.path
 import sys
@@ -247,7 +267,7 @@ import os, sys
 import trainkit
 
 def busy(table):
-    print(os.getpid(), flush=True)
+    os.write(1, b"%d\\n" % os.getpid())  # one write: two processes share the pipe
     if 50 in table["id"].to_pylist():
         sum(range(10**12))  # native code that holds Python's lock
     return table
@@ -271,8 +291,9 @@ def test_whoever_is_killed_no_process_and_no_file_is_left(tmp_path: Path, whom: 
         assert rank.stdout and rank.stderr
         workers = {int(rank.stdout.readline()) for _ in range(3)}  # the third batch is the one that takes forever
         watched = {pid: os.pidfd_open(pid) for pid in workers}
-        for pid in {"rank": [rank.pid], "worker": workers, "all": [rank.pid, *workers]}[whom]:
-            os.kill(pid, signal.SIGKILL)
+        for pid in {"rank": [rank.pid], "worker": list(workers)[:1], "all": [rank.pid, *workers]}[whom]:
+            with suppress(ProcessLookupError):  # gone with the rank already
+                os.kill(pid, signal.SIGKILL)
         for gone in watched.values():
             assert select.select([gone], [], [], DEADLINE)[0], "a worker outlives its rank"
             os.close(gone)

@@ -24,10 +24,11 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trainkit.data import portable, raised, shared, worker
-from trainkit.data.shared import Parcel
+from trainkit.data.shared import Mapped, Parcel
 from trainkit.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _ENVIRON = {"OMP_NUM_THREADS": "1"}  # as many processes as there are cores, eac
 class _Batch:
     """One that was asked for."""
 
+    of: _Process
     wanted: bool = True
     answer: tuple[int, Parcel] | None = None
 
@@ -50,6 +52,7 @@ class _Batch:
         self.wanted = False
         if self.answer:
             os.close(self.answer[1].descriptor)
+            self.of.freed.append(self.answer[1].slot)
 
 
 @dataclass(slots=True, eq=False)
@@ -61,6 +64,35 @@ class _Process:
     out: deque[_Batch] = field(default_factory=deque)
     rows: object = None
     """The table that it has."""
+    mapped: dict[int, Mapped] = field(default_factory=dict)
+    """Its memories that are used again, as they are mapped here."""
+    freed: deque[int] = field(default_factory=deque)
+    """Those that nobody looks at any more, and it does not know."""
+    retired: set[int] = field(default_factory=set)
+    """Those that a fork of this process may go on to look at."""
+
+    def take(self, parcel: Parcel) -> Any:
+        """The value, as views of memory that is free again when they are gone."""
+        if parcel.slot < 0:
+            return shared.value(parcel)
+        try:
+            mapped = self.mapped.get(parcel.slot)
+            if mapped is None or mapped.size < os.fstat(parcel.descriptor).st_size:
+                mapped = self.mapped[parcel.slot] = Mapped(parcel.descriptor)
+        finally:
+            os.close(parcel.descriptor)
+        return shared.read(parcel, mapped.view(partial(self.freed.append, parcel.slot)))
+
+    def settle(self) -> None:
+        """Tell it which of its memories are free."""
+        while self.freed:
+            slot = self.freed.popleft()
+            if slot in self.retired:
+                self.retired.remove(slot)
+                self.mapped.pop(slot, None)
+                worker.send(self.control, worker.RETIRE, Parcel(-1, slot, False))
+            elif slot >= 0:
+                worker.send(self.control, worker.FREE, Parcel(-1, slot, False))
 
 
 class Processes:
@@ -127,17 +159,16 @@ class Processes:
         if idlest.rows is not rows:
             self._send(idlest, worker.ROWS, sent)
             idlest.rows = rows
-        self._send(idlest, worker.BATCH, Parcel(-1, True, first, count))
-        batch = _Batch()
+        self._send(idlest, worker.BATCH, Parcel(-1, -1, True, first, count))
+        batch = _Batch(idlest)
         idlest.out.append(batch)
         return batch
 
     def _made(self, batches: deque[_Batch]) -> Any:
         while not (answer := batches[0].answer):
             self._wait()
-        batches.popleft()
         kind, parcel = answer
-        value = shared.value(parcel)
+        value = batches.popleft().of.take(parcel)
         if kind == worker.RAISED:
             raise raised.unpack(value)
         return value
@@ -160,6 +191,7 @@ class Processes:
 
     def _send(self, one: _Process, kind: int, parcel: Parcel) -> None:
         try:
+            one.settle()
             worker.send(one.control, kind, parcel)
         except OSError as error:
             raise self._dead(one) from error
@@ -230,4 +262,11 @@ def _forked() -> None:
         _let_go(workers._processes)
 
 
-os.register_at_fork(after_in_child=_forked)
+def _before_fork() -> None:
+    """The child may look at batches for longer than we do: what they lie in is not to be filled again."""
+    for workers in list(_ALL):
+        for one in workers._processes:
+            one.retired.update(one.mapped)
+
+
+os.register_at_fork(before=_before_fork, after_in_child=_forked)

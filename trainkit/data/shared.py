@@ -16,12 +16,10 @@ import os
 import pickle
 import sys
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 _ALIGNED = 64
 _APART = 4096  # bytes: smaller buffers stay within the pickle
@@ -35,6 +33,8 @@ class Parcel(NamedTuple):
     """A value in shared memory. `descriptor` is this process's own: close it, or take the value."""
 
     descriptor: int
+    slot: int
+    """Which of the sender's memories that are used again and again it lies in; -1: none."""
     table: bool
     payload: int = 0
     """Where the pickle begins; the buffers' places come behind it."""
@@ -61,21 +61,70 @@ class Pickler(pickle.Pickler):
         )
 
 
-def make(value: Any) -> Parcel:
-    """The value, copied once. Raises what pickling it raises."""
+class Mapped:
+    """All of a descriptor's memory, writable. Python's own mmap would keep a descriptor for each batch in use."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.size = os.fstat(descriptor).st_size
+        place = _libc.mmap(None, self.size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, descriptor, 0)
+        if place == ctypes.c_void_p(-1).value:
+            raise OSError(ctypes.get_errno(), "mmap")
+        self._place = place
+        weakref.finalize(self, _libc.munmap, place, self.size).atexit = False  # at exit, views may outlive finalizers
+
+    def view(self, freed: Callable[[], None] | None = None) -> memoryview:
+        """All of it. `freed` is called, by whatever thread, when nothing looks at it any more."""
+        array = (ctypes.c_ubyte * self.size).from_address(self._place)
+        # Arrays and tables made of it hold the array, and its finalizer holds the memory.
+        weakref.finalize(array, _looked, self, freed).atexit = False
+        return memoryview(array).cast("B")
+
+
+def _looked(mapped: Mapped, freed: Callable[[], None] | None) -> None:
+    if freed:
+        freed()
+
+
+def new() -> int:
+    """A descriptor of shared memory."""
+    return os.memfd_create("trainkit")
+
+
+def make(value: Any, *, into: int | None = None, slot: int = -1) -> Parcel:
+    """The value, copied once, `into` memory that has been used before, or new one. Raises what pickling it raises."""
     import pyarrow as pa
 
-    return _of_table(value) if isinstance(value, pa.Table) else _of_value(value)
+    descriptor = new() if into is None else into
+    try:
+        if isinstance(value, pa.Table):
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, value.schema) as stream:
+                stream.write_table(value)
+            # Written, not mapped: the kernel then clears no page before it is filled.
+            data = memoryview(sink.getvalue())
+            _make_room(descriptor, len(data))
+            _pour(descriptor, data, 0)
+            return Parcel(descriptor, slot, True)
+        return _of_value(value, descriptor, slot)
+    except BaseException:
+        if into is None:
+            os.close(descriptor)
+        raise
 
 
 def value(parcel: Parcel) -> Any:
     """What was made, as views of the shared memory; closes the descriptor."""
-    import pyarrow as pa
-
     try:
-        view = _mapped(parcel.descriptor)
+        mapped = Mapped(parcel.descriptor)
     finally:
         os.close(parcel.descriptor)
+    return read(parcel, mapped.view())
+
+
+def read(parcel: Parcel, view: memoryview) -> Any:
+    """What was made, where its memory is mapped already."""
+    import pyarrow as pa
+
     if parcel.table:
         with pa.ipc.open_stream(pa.py_buffer(view)) as stream:
             return stream.read_all()
@@ -84,24 +133,7 @@ def value(parcel: Parcel) -> Any:
     return pickle.loads(view[parcel.payload : parcel.payload + parcel.length], buffers=buffers)
 
 
-def _of_table(table: pa.Table) -> Parcel:
-    import pyarrow as pa
-
-    descriptor = _new()
-    try:
-        # Written, not mapped: the kernel then clears no page before it is filled.
-        with (
-            pa.OSFile(f"/proc/self/fd/{descriptor}", "wb") as sink,
-            pa.ipc.new_stream(sink, table.schema) as stream,
-        ):
-            stream.write_table(table)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return Parcel(descriptor, table=True)
-
-
-def _of_value(value: Any) -> Parcel:
+def _of_value(value: Any, descriptor: int, slot: int) -> Parcel:
     apart: list[memoryview] = []
 
     def within(buffer: pickle.PickleBuffer) -> bool:
@@ -112,40 +144,27 @@ def _of_value(value: Any) -> Parcel:
 
     out = io.BytesIO()
     Pickler(out, protocol=5, buffer_callback=within).dump(value)
-    descriptor, at, spans = _new(), 0, []
-    try:
-        for raw in apart:
-            _pour(descriptor, raw, at)
-            spans.append((at, raw.nbytes))
-            at += -(-raw.nbytes // _ALIGNED) * _ALIGNED
-        _pour(descriptor, out.getbuffer(), at)
-        _pour(descriptor, memoryview(np.array(spans, np.int64).tobytes()), at + len(out.getbuffer()))
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return Parcel(descriptor, False, at, len(out.getbuffer()), len(spans))
+    at, spans, said = 0, [], out.getbuffer()
+    _make_room(descriptor, sum(raw.nbytes + _ALIGNED + 16 for raw in apart) + len(said))
+    for raw in apart:
+        _pour(descriptor, raw, at)
+        spans.append((at, raw.nbytes))
+        at += -(-raw.nbytes // _ALIGNED) * _ALIGNED
+    _pour(descriptor, said, at)
+    _pour(descriptor, memoryview(np.array(spans, np.int64).tobytes()), at + len(said))
+    return Parcel(descriptor, slot, False, at, len(said), len(spans))
 
 
-def _new() -> int:
-    return os.memfd_create("trainkit")
+def _make_room(descriptor: int, size: int) -> None:
+    """In powers of two, so that the next batch finds it large enough; what is not written to is no memory."""
+    if os.fstat(descriptor).st_size < size:
+        os.ftruncate(descriptor, 1 << max(16, (size - 1).bit_length()))
 
 
 def _pour(descriptor: int, data: memoryview, at: int) -> None:
     while data:
         written = os.pwrite(descriptor, data, at)
         data, at = data[written:], at + written
-
-
-def _mapped(descriptor: int) -> memoryview:
-    """All of it, writable. Python's own mmap would keep a descriptor for each batch that somebody holds."""
-    size = os.fstat(descriptor).st_size
-    place = _libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, descriptor, 0)
-    if place == ctypes.c_void_p(-1).value:
-        raise OSError(ctypes.get_errno(), "mmap")
-    array = (ctypes.c_ubyte * size).from_address(place)
-    # Views hold the array, and the last of them takes the memory along; at exit views may outlive finalizers.
-    weakref.finalize(array, _libc.munmap, place, size).atexit = False
-    return memoryview(array).cast("B")
 
 
 def _tensor(data: Any, dtype: str, shape: tuple[int, ...], requires_grad: bool) -> Any:

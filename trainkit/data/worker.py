@@ -3,6 +3,8 @@
     LOAD    descriptor             the transform
     ROWS    descriptor             a table of several batches
     BATCH   first row, rows        ─▶ MADE   a Parcel, or RAISED   a Parcel of trainkit.data.raised.Raised
+    FREE    slot                   nobody looks at what lies there any more
+    RETIRE  slot                   likewise, and it is not to be used again
 
 It ends when the rank is gone, whatever the transform does at that time: the kernel kills it as the other end of a pipe
 is closed. (The kernel's own way to die with a parent goes by the thread that started us, and feeding threads end.)
@@ -24,8 +26,9 @@ from typing import Any
 from trainkit.data import raised, shared
 from trainkit.data.shared import Parcel
 
-LOAD, ROWS, BATCH, MADE, RAISED = range(5)
-_HEAD = struct.Struct("<B?qqq")
+LOAD, ROWS, BATCH, FREE, RETIRE, MADE, RAISED = range(7)
+_HEAD = struct.Struct("<Bq?qqq")
+_SLOTS = 8  # memories that are filled again when the rank is done with them: new ones cost more than the copy does
 _OWN_FRAMES = 1
 
 
@@ -41,6 +44,8 @@ def main(control: int, life: int) -> None:
 def _serve(rank: socket.socket) -> None:
     work: Callable[[Any], Any] = _refuse
     rows: Any = None
+    slots: dict[int, int] = {}
+    free = list(range(_SLOTS))
     while message := receive(rank):
         kind, parcel = message
         if kind == LOAD:
@@ -48,10 +53,19 @@ def _serve(rank: socket.socket) -> None:
         elif kind == ROWS:
             rows = None  # its memory is free before the next
             rows = shared.value(parcel)
+        elif kind == BATCH:
+            slot = free.pop() if free else -1
+            into = slots.pop(slot, -1)
+            into = shared.new() if into < 0 else into
+            send(rank, *_made(work, rows.slice(parcel.payload, parcel.length), into, slot))
+            if slot < 0:
+                os.close(into)
+            else:
+                slots[slot] = into
         else:
-            answer, made = _made(work, rows.slice(parcel.payload, parcel.length))
-            send(rank, answer, made)
-            os.close(made.descriptor)
+            free.append(parcel.slot)
+            if kind == RETIRE:
+                os.close(slots.pop(parcel.slot))
 
 
 def _load(parcel: Parcel) -> Callable[[Any], Any]:
@@ -70,11 +84,11 @@ def _load(parcel: Parcel) -> Callable[[Any], Any]:
     return work
 
 
-def _made(work: Callable[[Any], Any], table: Any) -> tuple[int, Parcel]:
+def _made(work: Callable[[Any], Any], table: Any, into: int, slot: int) -> tuple[int, Parcel]:
     try:
-        return MADE, shared.make(work(table))
+        return MADE, shared.make(work(table), into=into, slot=slot)
     except BaseException as error:  # noqa: BLE001 (raised where it is heard: in the rank)
-        return RAISED, shared.make(raised.pack(error, skip=_OWN_FRAMES))
+        return RAISED, shared.make(raised.pack(error, skip=_OWN_FRAMES), into=into, slot=slot)
 
 
 def _refuse(table: Any) -> Any:
