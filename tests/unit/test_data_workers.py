@@ -43,8 +43,10 @@ def pools() -> Iterator[dict[tuple[Any, int], Processes]]:
 def same(one: Any, other: Any) -> bool:
     """Bit for bit, types too."""
     if isinstance(one, np.ndarray):
-        alike = one.dtype == other.dtype and one.shape == other.shape and one.flags.writeable == other.flags.writeable
-        return alike and one.tobytes() == other.tobytes()
+        alike: bool = (
+            one.dtype == other.dtype and one.shape == other.shape and one.flags.writeable == other.flags.writeable
+        )
+        return alike and bool(one.tobytes() == other.tobytes())
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
@@ -143,8 +145,9 @@ def memory_held() -> int:
 def test_memory_goes_with_the_batches_and_what_is_kept_costs_no_descriptor() -> None:
     (stream,) = streams(Storage([400]), 1, transform=kit.arrays, processes=2)
     others, most = memory_held(), 0
-    for _ in stream:
+    for batch in stream:
         most = max(most, memory_held())
+    del batch
     assert most - others <= 10  # four out or waiting, two ready, one here, the rows of a few batches
     before = len(descriptors())
     kept = list(stream)
