@@ -117,7 +117,8 @@ def client(folder: str, what: str, way: str) -> None:
         f"{folder}/{what}.parquet", batch_size=64, shuffle=True, tail="exact", transform=globals()[what], **choices
     )
     stream.set_epoch(0)
-    batches = DataLoader(stream, batch_size=None, num_workers=2) if way.startswith("DataLoader") else stream
+    loader: DataLoader[Any] = DataLoader(stream, batch_size=None, num_workers=2)  # type: ignore[arg-type]
+    batches = loader if way.startswith("DataLoader") else stream
     rows = 0
     for batch in batches:
         rows += len(batch["tokens"].offsets) - 1 if what == "tokens" else len(batch["image"])

@@ -145,9 +145,9 @@ def memory_held() -> int:
 def test_memory_goes_with_the_batches_and_what_is_kept_costs_no_descriptor() -> None:
     (stream,) = streams(Storage([400]), 1, transform=kit.arrays, processes=2)
     others, most = memory_held(), 0
-    for batch in stream:
+    for _batch in stream:
         most = max(most, memory_held())
-    del batch
+    del _batch
     assert most - others <= 10  # four out or waiting, two ready, one here, the rows of a few batches
     before = len(descriptors())
     kept = list(stream)
