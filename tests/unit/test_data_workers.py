@@ -138,8 +138,11 @@ def descriptors() -> list[Path]:
 def memory_held() -> int:
     """Pieces of shared memory that this process has open or mapped."""
     gc.collect()
-    mapped = Path("/proc/self/maps").read_text(encoding="ascii").count("/memfd:trainkit")
-    return mapped + sum("memfd:trainkit" in str(one.readlink()) for one in descriptors() if one.exists())
+    count = Path("/proc/self/maps").read_text(encoding="ascii").count("/memfd:trainkit")
+    for one in descriptors():
+        with suppress(FileNotFoundError):  # the feeding thread has closed it meanwhile
+            count += "memfd:trainkit" in str(one.readlink())
+    return count
 
 
 def test_memory_goes_with_the_batches_and_what_is_kept_costs_no_descriptor() -> None:
@@ -148,7 +151,7 @@ def test_memory_goes_with_the_batches_and_what_is_kept_costs_no_descriptor() -> 
     for _batch in stream:
         most = max(most, memory_held())
     del _batch
-    assert most - others <= 10  # four out or waiting, two ready, one here, the rows of a few batches
+    assert most - others <= 20  # of 100: eight for each process, and the rows and answers that are on their way
     before = len(descriptors())
     kept = list(stream)
     assert len(descriptors()) == before
