@@ -20,10 +20,14 @@ from trainkit.checkpoint.schedule import Schedule
 from trainkit.checkpoint.staging import Staging
 from trainkit.checkpoint.subjects import Collected, of
 from trainkit.checkpoint.world import World
+from trainkit.contract import writers
 from trainkit.errors import CheckpointError, PeerLost
 
 END_PATIENCE = 3600.0
 """Seconds that the end of a job waits for its last save to be written."""
+
+EARLIER_PATIENCE = 10.0
+"""Seconds that a restarted rank waits for what was being saved when the last one died: it is newer than all else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,8 @@ class Checkpointer:
         """
         if fresh:
             return 0
+        writers.wait_for_earlier(os.environ, patience=EARLIER_PATIENCE)
+        self._world.gather(None)  # on all hosts
         restorer = Restorer(self._world, self._subjects, self._holders, self._tell)
         began = time.monotonic()
         restored = restorer.restore(self._tiers, without=without)

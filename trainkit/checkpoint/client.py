@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import trainkit
 from trainkit.checkpoint.arena import Arena
 from trainkit.checkpoint.assignment import Assignment
 from trainkit.checkpoint.line import Line, Message
@@ -197,7 +196,7 @@ class Client:
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
-        home = str(Path(trainkit.__file__).parents[1])
+        home = str(Path(__file__).parents[2])  # however this process found trainkit, the writer finds the same
         path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
         with theirs:
             try:
