@@ -272,7 +272,7 @@ class _Supervisor:
         self._console.finish()
 
     def _let_writers_finish(self) -> None:
-        """A state that a rank copied before it died becomes a checkpoint, if that takes no longer than WRITERS_GRACE."""
+        """A state that a rank copied before it died becomes a checkpoint, if that takes no longer than the grace."""
         deadline = min(time.monotonic() + WRITERS_GRACE, self._course.deadline or math.inf)
         # Those that are ours: a process id that was used again may be anybody's.
         while not self._impatient and time.monotonic() < deadline and writers.alive(self._run_dir) & {*children()}:
