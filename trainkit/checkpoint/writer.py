@@ -91,6 +91,7 @@ class Writer:
         if self._copying:
             why = f"rank {self._assignment.rank} ended while it copied its state"
             self._say({"say": "unable", "attempt": self._copying, "why": why})
+        self._say({"say": "ended"})
 
     def _staged(self, message: Message) -> None:
         """The rank has copied its state: write it, to one tier after the other."""
