@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,11 @@ class Chunk(NamedTuple):
     samples: Integers
 
 
+class _Rows(NamedTuple):
+    rows: Any
+    mixed: Integers | None
+
+
 class Reader:
     """Gives the rows of one epoch's samples, chunk by chunk. Close it from the thread that iterates."""
 
@@ -44,9 +49,10 @@ class Reader:
         self._columns = columns
         self._budget = budget
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="trainkit.fetch")
-        self._held: dict[int, Future[pa.Table]] = {}  # here, or on its way
+        self._held: dict[int, Future[_Rows]] = {}  # here, or on its way
         self._until: dict[int, int] = {}  # the sample after which nobody needs it any more
         self._bytes = 0
+        self._large = index.lengths.sum() >= index.total << 13
         self._wanted: deque[int] = deque()  # planned, and not asked for yet
 
     def chunks(self, plan: Iterator[Chunk]) -> Iterator[tuple[int, pa.Table]]:
@@ -96,12 +102,14 @@ class Reader:
             del self._held[block], self._until[block]
             self._bytes -= int(self._index.lengths[block])
 
-    def _load(self, block: int) -> pa.Table:
+    def _load(self, block: int) -> _Rows:
         span = self._index.span(block)
         data = memoryview(self._get(self._index.item(block), span.start, span.length))
         table = self._index.decode(block, data, self._columns)
         mixed = self._order.mixed(block, span.rows)
-        return table if mixed is None else table.take(mixed)
+        if self._large:
+            return _Rows(table.combine_chunks().to_batches()[0], None if mixed is None else mixed)
+        return _Rows(table if mixed is None else table.take(_numbers(mixed)), None)
 
     def _gather(self, places: Places) -> pa.Table:
         import pyarrow as pa
@@ -111,6 +119,26 @@ class Reader:
             return (
                 pa.schema([schema.field(name) for name in self._columns]) if self._columns else schema
             ).empty_table()
+        return self._cut(places) if self._large else self._taken(places)
+
+    def _cut(self, places: Places) -> pa.Table:
+        """Rows as they lie in their blocks, cut out one by one: nothing is copied."""
+        import pyarrow as pa
+
+        held = {}
+        for block in np.unique(places.blocks).tolist():
+            self._fetch(block)
+            batch, mixed = self._held[block].result()
+            held[block] = batch, None if mixed is None else mixed.tolist()
+        parts = []
+        for block, turn in zip(places.blocks.tolist(), places.turns.tolist(), strict=True):
+            batch, mixed = held[block]
+            parts.append(batch.slice(turn if mixed is None else mixed[turn], 1))
+        return pa.Table.from_batches(parts)
+
+    def _taken(self, places: Places) -> pa.Table:
+        import pyarrow as pa
+
         by_block = np.argsort(places.blocks, kind="stable")
         blocks, starts = np.unique(places.blocks[by_block], return_index=True)
         parts, rows, offset = [], np.empty(len(by_block), dtype=np.int64), 0
@@ -122,7 +150,14 @@ class Reader:
             low, high = (
                 (int(turns.min()), int(turns.max()) + 1) if len(blocks) > 1 else (0, self._index.span(block).rows)
             )
-            parts.append(self._held[block].result().slice(low, high - low))
+            parts.append(self._held[block].result().rows.slice(low, high - low))
             rows[mine] = offset + turns - low
             offset += high - low
-        return pa.concat_tables(parts).combine_chunks().take(rows)
+        return pa.concat_tables(parts).combine_chunks().take(_numbers(rows))
+
+
+def _numbers(numbers: Integers) -> pa.Array:
+    """Not by `pa.array`, which imports pandas where there is one: 0.2 s of CPU, within the wait for the first batch."""
+    import pyarrow as pa
+
+    return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers)])

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pyarrow as pa
+import pyarrow.compute  # noqa: F401 (most methods of a table import it, and a thread among busy ones takes 0.4 s to)
 
 from trainkit.data.formats.base import told, wrong
 from trainkit.data.items import Item
