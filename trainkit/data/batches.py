@@ -34,7 +34,7 @@ class Ragged(NamedTuple):
 def converter(kind: Kind) -> Callable[[pa.Table], Any]:
     """What turns a table into a batch of that kind."""
     if kind == "arrow":
-        return lambda table: table
+        return lambda table: table.combine_chunks()
     wrap = wrapper(kind)
     return lambda table: {name: _column(table.column(name), name, wrap) for name in table.column_names}
 
