@@ -14,6 +14,7 @@ from trainkit.data.fetch.fetcher import Fetcher
 from trainkit.data.formats.base import Format
 from trainkit.data.index import Index
 from trainkit.data.items import Get, Listing
+from trainkit.data.memory import with_arrow
 from trainkit.data.sources.augmented import AugmentedRows
 from trainkit.data.sources.find import find
 from trainkit.data.sources.manifests import Augmented
@@ -62,6 +63,7 @@ def open_index(
 ) -> tuple[Index, Fetcher]:
     """What lies at a path or URL, and who reads it: close him. Raises as `open_stream` does."""
     place = place or Place()
+    with_arrow()
     listing = find(where, channel=place.channel, said_by=place.said_by, mode=place.mode, own_share=place.own_share)
     _finished(listing)
     fetcher = open_fetcher(listing.items[0].url if listing.items else where)

@@ -7,6 +7,7 @@ gather   the rows of some batches at once, in their order: large ones are cut ou
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,7 @@ class Reader:
         self._cuts = int(index.lengths.sum()) >= _LARGE * index.total
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="trainkit.fetch")
         self._most = 2 * threads  # asked for at a time: what they weigh when decoded shows when the first are here
+        self._decoding = threading.Semaphore(max(4, os.cpu_count() or 1))  # each takes memory, and none waits
         self._lock = threading.RLock()  # over all below
         self._held: dict[int, Future[_Block]] = {}  # here, or on its way
         self._weights: dict[int, int] = {}  # of these: bytes as they are counted
@@ -138,7 +140,8 @@ class Reader:
         try:
             span = self._index.span(block)
             data = memoryview(self._get(self._index.item(block), span.start, span.length))
-            table = self._index.decode(block, data, self._columns)
+            with self._decoding:
+                table = self._index.decode(block, data, self._columns)
             self._weigh(block, max(span.length, table.nbytes))
             mixed = self._order.mixed(block, span.rows)
             if self._cuts:
