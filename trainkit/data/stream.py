@@ -27,7 +27,7 @@ _GATHERED = 8 << 20  # bytes of the rows that are put in order at once
 _READY = 2  # batches ready beside the one that trains; the rest of the work lies in blocks
 _THREADS = 16  # with 20 ms to an answer and blocks of 1 MiB, 800 MB/s at most
 _AHEAD = 5 / 8
-"""Of the memory, what blocks may take, half of it those that are open; the rest is for decoders, batches, allocators."""
+"""Of the memory, what blocks may take, those that are open and those read ahead; the rest is for work on them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +240,11 @@ class Stream:
             for steps, rows in reader.chunks(self._plan(position, every=every)):
                 for step in range(steps):
                     table = rows.slice(step * size, size)
-                    yield convert(table) if choices.transform is None else _made(choices.transform(table.combine_chunks()), convert)
+                    yield (
+                        convert(table)
+                        if choices.transform is None
+                        else _made(choices.transform(table.combine_chunks()), convert)
+                    )
         finally:
             reader.close()
 
