@@ -30,9 +30,10 @@ _LARGE = 1 << 13
 
 
 class Chunk(NamedTuple):
-    """One rank's samples of the next few steps."""
+    """One rank's samples of the next few steps: `batch` of each, and what is left of the last."""
 
     steps: int
+    batch: int
     samples: Integers
 
 
@@ -68,8 +69,8 @@ class Reader:
         self._dense = 1.0  # bytes of a table for each that was fetched, by the last block
         self._closed = False
 
-    def chunks(self, plan: Iterator[Chunk]) -> Iterator[tuple[int, pa.Table]]:
-        """For each chunk, its steps and its rows. They may lie in blocks: copy what is to be kept."""
+    def batches(self, plan: Iterator[Chunk]) -> Iterator[pa.Table]:
+        """The rows of each step. They may lie in blocks: copy what is to be kept."""
         ahead: deque[tuple[Chunk, Places]] = deque()
         for chunk in plan:
             places = self._order.places(chunk.samples)
@@ -77,9 +78,9 @@ class Reader:
             ahead.append((chunk, places))
             self._ask()
             while ahead and (self._enough() or len(ahead) == _MOST_AHEAD):
-                yield self._next(*ahead.popleft())
+                yield from self._next(*ahead.popleft())
         while ahead:
-            yield self._next(*ahead.popleft())
+            yield from self._next(*ahead.popleft())
 
     def close(self) -> None:
         """End the threads. What is under way is waited for: requests have deadlines."""
@@ -88,11 +89,11 @@ class Reader:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._held.clear()
 
-    def _next(self, chunk: Chunk, places: Places) -> tuple[int, pa.Table]:
-        table = self._gather(places)
+    def _next(self, chunk: Chunk, places: Places) -> list[pa.Table]:
+        tables = self._gather(chunk, places)
         self._release(int(chunk.samples.max(initial=0)))
         self._ask()
-        return chunk.steps, table
+        return tables
 
     def _want(self, places: Places) -> None:
         first = np.unique(places.blocks, return_index=True)[1]
@@ -158,27 +159,33 @@ class Reader:
             self._bytes += size - self._weights[block]
             self._weights[block] = size
 
-    def _gather(self, places: Places) -> pa.Table:
-        if not len(places.blocks):  # a rank that has none of the last few
-            import pyarrow as pa
-
-            schema = self._index.schema
-            return (
-                pa.schema([schema.field(name) for name in self._columns]) if self._columns else schema
-            ).empty_table()
-        return self._cut(places) if self._cuts else self._copied(places)
-
-    def _cut(self, places: Places) -> pa.Table:
-        """Rows one by one as they lie in their blocks: a chunk of the table each."""
+    def _gather(self, chunk: Chunk, places: Places) -> list[pa.Table]:
         import pyarrow as pa
 
+        starts = [step * chunk.batch for step in range(chunk.steps)]
+        if self._cuts:
+            rows = self._cut(places)
+            parts = [rows[start : start + chunk.batch] for start in starts]
+            return [pa.Table.from_batches(part) if part else self._none() for part in parts]
+        whole = self._copied(places) if len(places.blocks) else self._none()
+        return [whole.slice(start, chunk.batch) for start in starts]
+
+    def _none(self) -> pa.Table:
+        """No rows: for a rank that has none of the last few."""
+        import pyarrow as pa
+
+        schema = self._index.schema
+        return (pa.schema([schema.field(name) for name in self._columns]) if self._columns else schema).empty_table()
+
+    def _cut(self, places: Places) -> list[pa.RecordBatch]:
+        """Rows one by one as they lie in their blocks."""
         # Where the budget had no room for a block, there is no way around it now.
         held = {block: self._fetch(block) for block in np.unique(places.blocks).tolist()}
         rows = []
         for block, turn in zip(places.blocks.tolist(), places.turns.tolist(), strict=True):
             batch, mixed = held[block].result()
             rows.append(batch.slice(turn if mixed is None else mixed[turn], 1))
-        return pa.Table.from_batches(rows)
+        return rows
 
     def _copied(self, places: Places) -> pa.Table:
         import pyarrow as pa

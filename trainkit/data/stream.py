@@ -235,16 +235,14 @@ class Stream:
         columns = list(choices.columns) if choices.columns else None
         budget = int(choices.memory * _AHEAD)
         reader = Reader(index, order, self._fetcher.get, columns=columns, budget=budget, threads=_THREADS)
-        convert, size = converter(choices.kind), choices.batch_size
+        convert = converter(choices.kind)
         try:
-            for steps, rows in reader.chunks(self._plan(position, every=every)):
-                for step in range(steps):
-                    table = rows.slice(step * size, size)
-                    yield (
-                        convert(table)
-                        if choices.transform is None
-                        else _made(choices.transform(table.combine_chunks()), convert)
-                    )
+            for table in reader.batches(self._plan(position, every=every)):
+                yield (
+                    convert(table)
+                    if choices.transform is None
+                    else _made(choices.transform(table.combine_chunks()), convert)
+                )
         finally:
             reader.close()
 
@@ -257,7 +255,7 @@ class Stream:
         steps = 1
         while left:
             steps = min(steps, most, left)
-            yield Chunk(steps, share.samples(total, position, steps=steps, every=every))
+            yield Chunk(steps, share.batch, share.samples(total, position, steps=steps, every=every))
             position += steps * every * share.whole
             left -= steps
             steps *= 4
