@@ -151,6 +151,16 @@ def _interrupted_twice(
     assert seen == order
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_cut_out_rows_have_the_order_of_copied_ones(shuffle: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for least in (1, 1 << 30):
+        monkeypatch.setattr(reader, "_LARGE", least)
+        (alone,) = streams(Storage([7, 30, 12]), 1, shuffle=shuffle)
+        found.append(flat(steps([alone])))
+    assert found[0] == found[1]
+
+
 def test_without_shuffle_rows_come_as_they_lie() -> None:
     (alone,) = streams(Storage([7, 0, 12]), 1, shuffle=False)
     assert flat(steps([alone], strided=False)) == list(range(19))
