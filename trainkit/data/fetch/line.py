@@ -3,8 +3,8 @@
     ask ─▶ the head, by a few lines where it is plain ─▶ recv into the buffer, once: the kernel waits for all of it
                      └ everything else (errors, chunks): http.client, which gets what was read already
 
-http.client takes 0.2 ms for a head (the parser of e-mail), and returns to Python for each piece of a body: with eight
-threads each of these is a wait for Python's lock.
+http.client returns to Python for each piece of a body, and among many threads each of these is a wait for Python's
+lock. It keeps its socket to itself, so the head is read here too (2 µs instead of 22, which alone would not matter).
 """
 
 from __future__ import annotations
