@@ -176,6 +176,7 @@ class Context:
         seed: int | None = None,
         lanes: int | None = None,
         memory: int = MEMORY,
+        processes: int = 0,
         fetcher: Name | None = None,
         cache: str | Path | None = None,
         cache_bytes: int | None = None,
@@ -191,10 +192,11 @@ class Context:
         not fill a global batch, "pad" fills it up with the epoch's first rows, "exact" makes the last batches smaller;
         all ranks have as many batches in any case. `kind`: "torch", "numpy" or "arrow". `seed`: by default the job's.
         `lanes`: blocks that are mixed, in all ranks together; by default as many as half of `memory` (bytes, of each
-        rank) holds, and then part of the state. `fetcher`: "http", "boto3" or "fsspec"; by default the URL decides.
-        `cache`: a folder on a local disk in which blocks are kept, so that later epochs read them from there; of
-        `cache_bytes` at most, by default half of what is free. A channel in Pipe mode gives what a pipe can: no len(),
-        nothing kept, and a resumed epoch is read again.
+        rank) holds, and then part of the state. `processes`: run `transform` in so many processes instead of a thread,
+        where it is Python that computes; the batches are the same. `fetcher`: "http", "boto3" or "fsspec"; by default
+        the URL decides. `cache`: a folder on a local disk in which blocks are kept, so that later epochs read them from
+        there; of `cache_bytes` at most, by default half of what is free. A channel in Pipe mode gives what a pipe can:
+        no len(), nothing kept, threads only, and a resumed epoch is read again.
 
         Raises ConfigError, StorageError or DataError with what to do; ValueError for choices that make no sense.
         """
@@ -207,6 +209,7 @@ class Context:
         chosen = Choices(
             batch_size=batch_size, shuffle=shuffle, seed=self.seed if seed is None else seed, tail=tail, lanes=lanes,
             columns=None if columns is None else tuple(columns), transform=transform, kind=kind, memory=memory,
+            processes=processes,
         )  # fmt: skip
         source = self._source(name)
         if source is None and "://" not in name and not Path(name).exists():

@@ -31,8 +31,9 @@ def open_channel(
     if source is None:
         return open_stream(name, choices, rank=world.rank, ranks=world.world_size, fetcher=fetcher, keep=keep)
     if source.mode == "Pipe" and "://" not in source.where:
-        if fetcher or keep:
-            raise ValueError(f"{name} is in Pipe mode: nothing is fetched from a pipe, or kept. Leave both out")
+        if fetcher or keep or choices.processes:
+            problem = "nothing is fetched from a pipe, or kept, and transforms run in threads"
+            raise ValueError(f"{name} is in Pipe mode: {problem}. Leave fetcher, cache and processes out")
         piped = Piped(
             name, source.said_by, Path(source.where), source.content_type, source.wrapped, source.gzipped,
             source.own_share, world.local_rank, world.local_world_size, world.host_rank, len(world.hosts),
