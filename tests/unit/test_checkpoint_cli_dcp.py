@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as torch_dcp
 from checkpoint_laid import call, flip
+from harness import DEADLINE
 from safetensors.torch import load_model
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
@@ -61,6 +62,11 @@ class Training:
         setup = Setup("a-job", (str(where),), Schedule(every=1), Retention())
         self.checkpointer = Checkpointer(objects, setup, World(0, ("algo-1",), (0,)), say=lambda text: None)
 
+    def close(self) -> None:
+        self.checkpointer.close()
+        writer = self.checkpointer._client._process  # it is meant to outlive us; a test leaves nothing behind
+        writer.communicate(timeout=DEADLINE)
+
     def step(self) -> None:
         self.model(torch.arange(7)).backward()
         self.optimizer.step()
@@ -70,9 +76,10 @@ class Training:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Training]]:
     where = tmp_path_factory.mktemp("saved")
     training = Training(where, seed=1)
+    assert training.checkpointer.restore() == 0
     training.step()
     assert training.checkpointer.save(0)
-    training.checkpointer.close()
+    training.close()
     yield where, training
 
 
@@ -102,7 +109,7 @@ def test_what_is_exported_torch_loads_into_a_model_and_its_optimizer(
     }
     load(state, tmp_path / "out")
     set_optimizer_state_dict(other.model, other.optimizer, state["optimizer"])
-    other.checkpointer.close()
+    other.close()
 
     assert same(other.model.state_dict(), training.model.state_dict())
     assert other.optimizer.param_groups[0]["lr"] == 0.1
@@ -133,7 +140,7 @@ def test_a_model_alone_lies_at_the_top_and_comes_back_to_start_from(
         with pytest.raises(CheckpointError, match=r"it holds no optimizer; restore\(without=\['optimizer'\]\)"):
             other.checkpointer.restore()
         assert other.checkpointer.restore(without=["optimizer"]) == 5
-        other.checkpointer.close()
+        other.close()
         assert same(other.model.state_dict(), want)
 
 
