@@ -135,6 +135,7 @@ def test_all_damages_are_told_at_once(tmp_path: Path, capsys: Captured) -> None:
     assert "  r00001.safetensors ends at byte 1000, and " in out
     assert "  r00002.safetensors: bytes 0 to " in out
     assert "r00003" not in out
+    assert "damaged (r00000.state is gone)" in call(capsys, "ls", tmp_path)[1]
 
 
 def test_a_file_that_was_never_right_is_found_though_its_checksums_are(tmp_path: Path, capsys: Captured) -> None:

@@ -47,6 +47,7 @@ def test_whole_tensors_come_out_of_pieces_whatever_fits_into_memory(
     most: int, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(whole, "MOST", most)
+    assert all(box.volume * 8 <= most for box in whole.ranges((2, 3, 50), 8))
     tensors = arrays() | {"model.deep": np.arange(2 * 3 * 50, dtype=np.float64).reshape(2, 3, 50)}
     if most < 1000:
         tensors = {name: one for name, one in tensors.items() if one.size < 1000}

@@ -80,6 +80,7 @@ def write(given: Sequence[Given], tied: Mapping[str, str], place: str, *, step: 
 
 def _take_back(tier: Tier, directory: str, names: Sequence[str]) -> None:
     try:
+        tier.delete_manifest(directory)  # its answer may be lost, and it be there
         tier.drop(directory, names)
     except StorageError:  # the first error says more; without a manifest, it is no checkpoint
         return
