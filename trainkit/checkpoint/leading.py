@@ -40,6 +40,8 @@ class Lead:
         self._coordinator.joined(0)
         self._retention = assignment.retention
         self._retirements: dict[int, Retirement] = {}
+        self._torsos: dict[int, list[tuple[int, str]]] = {}
+        """Attempts that failed in a tier, by step and name: a writer that was killed has not taken back its files."""
         self._lines: dict[int, Line] = {}
         self._strangers: dict[Line, float] = {}
         self._listener: socket.socket | None = None
@@ -86,6 +88,8 @@ class Lead:
             case "receipt":
                 files = [File.read(document) for document in message["files"]]
                 orders = coordinator.receipt(rank, attempt, message["tier"], files, now=now)
+            case "ended":
+                orders = coordinator.ended(rank, now=now)
             case "refused":
                 orders = coordinator.refused(rank, attempt, message["tier"], message["why"], now=now)
         self._carry_out(orders)
@@ -106,10 +110,12 @@ class Lead:
             match order:
                 case Tell(rank, message):
                     self._say(rank, message)
+                    if "failed" in message:
+                        self._torsos.setdefault(message["tier"], []).append((message["step"], message["attempt"]))
                 case Commit(tier, whole):
                     self._loop.later(self._committer, partial(self._commit, tier, whole), partial(self._done, tier))
                 case Retire(tier):
-                    self._loop.later(self._committer, partial(self._retire, tier), partial(self._retired, tier))
+                    self._loop.later(self._committer, self._retirement(tier), partial(self._retired, tier))
 
     def _say(self, rank: int, message: Message) -> None:
         if rank in (0, EVERYBODY):
@@ -137,7 +143,12 @@ class Lead:
         why, unsure = end
         self._carry_out(self._coordinator.committed(tier, why, unsure=unsure, now=time.monotonic()))
 
-    def _retire(self, tier: int) -> Message:
+    def _retirement(self, tier: int) -> Callable[[], Message]:
+        failed = [manifest.directory(step, attempt) for step, attempt in self._torsos.pop(tier, ())]
+        return partial(self._retire, tier, failed)
+
+    def _retire(self, tier: int, failed: Iterable[str]) -> Message:
+        self._retirements[tier].failed(failed)
         try:
             stay, newest = self._retirements[tier].apply()
         except StorageError as error:
