@@ -152,6 +152,7 @@ class Coordinator:
                 self._waiting.setdefault(key, set()).add(rank)
                 return orders
             known = self._remember(key, answer)
+            orders += self._answer_waiting(key, known)
         known.heard.add(rank)
         if rank == 0 and self._current and self._current.step == step:
             # NaN is no number for JSON, and no measure for retention: a loss that diverges must not cost the save.
@@ -307,12 +308,16 @@ class Coordinator:
         kept = any(place.committed for place in current.places)
         self._last, self._current = (current.step, current.name, kept), None
         orders: list[Order] = [Tell(EVERYBODY, {"over": current.name, "step": current.step, "kept": kept})]
-        for (step, must), ranks in sorted(self._waiting.items()):
+        for step, must in sorted(self._waiting):
             if (answer := self._decide(step, must=must, now=now)) is not None:
-                self._remember((step, must), answer).heard |= ranks
-                orders += [Tell(rank, answer) for rank in sorted(ranks)]
-                del self._waiting[step, must]
+                orders += self._answer_waiting((step, must), self._remember((step, must), answer))
         return orders
+
+    def _answer_waiting(self, key: tuple[int, bool], known: _Answer) -> list[Order]:
+        """What was decided for one who asked later is the answer of those who wait, too."""
+        ranks = self._waiting.pop(key, set())
+        known.heard.update(ranks)
+        return [Tell(rank, known.message) for rank in sorted(ranks)]
 
     def _manifest(self, current: _Attempt, place: _Place) -> Manifest:
         return Manifest(
