@@ -12,6 +12,7 @@ import mmap
 import os
 import struct
 import time
+import traceback
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -129,6 +130,7 @@ class Rank:
                 Retention(last=life.last),
             )
         )  # fmt: skip
+        self._agreed = False
         self._writer = 0
         self._note_writer()
 
@@ -157,9 +159,11 @@ class Rank:
         if answer.why:
             self._say("skipped", step, answer.why)
         if answer.attempt and not answer.begun:
-            if answer.plan != self._plan.digest and (why := self._client.agree(answer.attempt, self._plan)):
+            if not self._agreed and (why := self._client.agree(answer.attempt, self._plan)):
                 self._say("skipped", step, why)
+                self._client.unable(answer.attempt, why)
             else:
+                self._agreed = True
                 self._stage(answer.attempt, step)
         return answer.next
 
@@ -227,12 +231,9 @@ def started(life: Life) -> tuple[Meeting, list[int]]:
         try:
             Rank(rank, life, meeting).run(key)
             code = 0
-        except BaseException:
-            import traceback
-
-            with life.log.with_name(f"crash-{life.number}-{rank}.txt").open("w") as out:
-                traceback.print_exc(file=out)
         finally:
+            if code:
+                life.log.with_name(f"crash-{life.number}-{rank}.txt").write_text(traceback.format_exc())
             os._exit(code)
     return meeting, pids
 

@@ -93,7 +93,7 @@ def test_ranks_with_other_tensors_hear_which_ones_differ() -> None:
         assert heard["differs"] == (
             "rank 1 has other tensors to save than rank 0: w is ('F32', (2, 4)) here and ('F32', (2, 5)) there"
         )
-    assert [message for message in told(orders, 0) if "over" in message][0]["kept"] is False
+    assert next(message for message in told(orders, 0) if "over" in message)["kept"] is False
     assert not made.busy
 
 
@@ -250,6 +250,7 @@ class World:
         if self.dice.random() < 0.05:
             self.to_do[rank].append(lambda: self.made.unable(rank, attempt, "no memory", now=0))
         elif agreed != mine.digest:
+
             def say() -> list[Order]:
                 self.comparing[rank] = attempt
                 return self.made.planned(rank, attempt, mine.digest, mine, now=0)

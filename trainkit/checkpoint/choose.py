@@ -64,7 +64,7 @@ def choose(places: Sequence[Tier], *, without: Collection[str] = ()) -> Choice:
             sizes = next(one.sizes for one in listed[tier] if one.directory == candidate.directory)
             try:
                 read = manifest.parse(places[tier].manifest(candidate.directory))
-                check(read, candidate.directory, sizes)
+                check(read, candidate.directory, sizes, apart=places[tier].names(candidate.directory) is not None)
             except StorageError as error:
                 passed_over.append(str(error))
             except CheckpointError as error:
@@ -79,13 +79,15 @@ def choose(places: Sequence[Tier], *, without: Collection[str] = ()) -> Choice:
     return Choice(None, (), tuple(passed_over), tuple(damaged))
 
 
-def check(whole: Manifest, directory: str, sizes: Mapping[str, int]) -> None:
+def check(whole: Manifest, directory: str, sizes: Mapping[str, int], *, apart: bool) -> None:
     """Whether a directory is what its manifest says, as far as a listing shows. Raises CheckpointError.
 
-    A file that is missing may be on another host's disk; one that is too short or too long is nobody's.
+    Where hosts have disks `apart`, a file that is missing may be on another one; one of another size is nobody's.
     """
     if whole.directory != directory:
         raise CheckpointError(f"its manifest is that of {whole.directory}")
+    if missing := [file.name for file in whole.needed if not apart and file.name not in sizes]:
+        raise CheckpointError(f"{missing[0]} is gone")
     for file in whole.files:
         if sizes.get(file.name, file.size) != file.size:
             raise CheckpointError(f"{file.name} has {sizes[file.name]} bytes, and {file.size} were written")

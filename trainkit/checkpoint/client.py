@@ -48,8 +48,6 @@ class Answer(NamedTuple):
     over: bool = False
     why: str | None = None
     skipped: int = 0
-    plan: str | None = None
-    """The digest of the plan that all ranks agreed on last: a rank that has another one calls `agree` first."""
 
 
 class Staged(NamedTuple):
@@ -82,6 +80,8 @@ class Client:
         self._waiting: list[Message] = []
         self._ends: dict[str, End] = {}
         self._over: set[str] = set()
+        self._known: str | None = None
+        """The digest of the plan that the coordinator knows."""
         self._open: tuple[str, int] | None = None
         """The attempt that was staged, and its step, until it is over."""
         self._new: list[End] = []
@@ -127,7 +127,14 @@ class Client:
                 return Answer(step + 1, why=str(error))
         self._read()
         self._waiting.clear()  # what was said before the question is no answer
-        self._line.send({"say": "ask", "step": step, "must": must, "metrics": {name: float(value) for name, value in (metrics or {}).items()}})
+        self._line.send(
+            {
+                "say": "ask",
+                "step": step,
+                "must": must,
+                "metrics": {name: float(value) for name, value in (metrics or {}).items()},
+            }
+        )
 
         def answered(message: Message) -> bool:
             return "alone" in message or (message.get("answer") == step and message["must"] == must)
@@ -138,6 +145,7 @@ class Client:
             return Answer(step + 1, why=str(error))
         if "alone" in message:
             return Answer(step + 1, why=message["alone"])
+        self._known = message.get("plan", self._known)
         return Answer(**{name: message[name] for name in Answer._fields if name in message})
 
     def agree(self, attempt: str, plan: Plan) -> str | None:
@@ -152,6 +160,7 @@ class Client:
             return str(error)
         if "differs" in message:
             raise CheckpointError(f"no checkpoint can be made of this: {message['differs']}")
+        self._known = plan.digest
         return message.get("alone") or message.get("why")
 
     def room(self, size: int) -> Arena:
@@ -163,11 +172,20 @@ class Client:
             self._hand_over(self.arena)
         return self.arena
 
-    def staged(self, attempt: str, step: int, plan: Plan, files: Sequence[Staged]) -> None:
-        """All parts of these files are in the arena: write them."""
+    def staged(
+        self, attempt: str, step: int, plan: Plan, files: Sequence[Staged], own: Sequence[tuple[str, int, int]] = ()
+    ) -> None:
+        """All parts of these files are in the arena: write them.
+
+        `own`: where in the arena this rank's state of each object is (name, start, size); what is alike on all ranks
+        is marked so.
+        """
         documents = [file._asdict() for file in files]
         self._open = (attempt, step)
-        self._line.send({"say": "staged", "attempt": attempt, "step": step, "digest": plan.digest, "files": documents})
+        facts: Message = {"attempt": attempt, "step": step, "digest": plan.digest}
+        if self._assignment.leads and plan.digest != self._known:  # a coordinator that was started anew
+            facts["plan"] = plan.document
+        self._line.send({"say": "staged", **facts, "files": documents, "own": own})
 
     def unable(self, attempt: str, why: str) -> None:
         """The state cannot be saved: the attempt fails on all ranks."""

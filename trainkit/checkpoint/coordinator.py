@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -59,6 +60,8 @@ class _Place:
 
     waiting: set[int]
     files: list[File] = field(default_factory=list)
+    own: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """How many ranks have this state of this object: by its name and its digest."""
     failed: str | None = None
     committing: bool = False
     committed: bool = False
@@ -159,15 +162,20 @@ class Coordinator:
             self._current.metrics = {name: value for name, value in (metrics or {}).items() if math.isfinite(value)}
         return [*orders, Tell(rank, known.message)]
 
-    def planned(self, rank: int, attempt: str, digest: str, plan: Plan, *, now: float) -> list[Order]:
-        """The rank's plan is new to it, and it waits to hear whether all have the same."""
-        self._plans.setdefault(digest, plan)
+    def knows(self, digest: str) -> bool:
+        """Whether the plan of this digest has been told."""
+        return digest in self._plans
+
+    def planned(self, rank: int, attempt: str, digest: str, plan: Plan | None, *, now: float) -> list[Order]:
+        """The rank's plan is new to it, and it waits to hear whether all have the same. None: it `knows` the plan."""
+        self._learn(digest, plan)
         if current := self._is_current(attempt):
             current.comparing.add(rank)
         return self._compare(rank, attempt, digest, now)
 
-    def staged(self, rank: int, attempt: str, digest: str, *, now: float) -> list[Order]:
+    def staged(self, rank: int, attempt: str, digest: str, *, now: float, plan: Plan | None = None) -> list[Order]:
         """The rank has copied its state, by this plan."""
+        self._learn(digest, plan)
         if current := self._is_current(attempt):
             current.staged.add(rank)
         return self._compare(rank, attempt, digest, now)
@@ -178,14 +186,24 @@ class Coordinator:
             return []
         return [*self._fail(rank, self._tiers, why), *self._settle(now)]
 
-    def receipt(self, rank: int, attempt: str, tier: int, files: Iterable[File], *, now: float) -> list[Order]:
-        """The files of the rank are safe in a tier."""
+    def receipt(
+        self,
+        rank: int,
+        attempt: str,
+        tier: int,
+        files: Iterable[File],
+        *,
+        now: float,
+        own: Mapping[str, str] | None = None,
+    ) -> list[Order]:
+        """The files of the rank are safe in a tier. `own`: the digest of its own state of each object."""
         if not (current := self._is_current(attempt)):
             return []
         place = current.places[tier]
         if rank not in place.waiting:  # its writer was lost, and came again
             return []
         place.files += files
+        place.own.update((own or {}).items())
         place.waiting.discard(rank)
         if place.waiting or place.failed is not None:
             return self._settle(now)
@@ -261,12 +279,15 @@ class Coordinator:
         if len(current.plans) < len(self._host_of):
             return []
         if digest not in self._plans:
-            # A rank says its plan where ours is another one: this is a coordinator that began after its question.
             why = "the checkpoints' coordinator does not know what is to be saved"
             failed = [order for other in self._everybody for order in self._fail(other, self._tiers, why)]
             return [*failed, *self._settle(now)]
         self._agreed, self._plans = digest, {digest: self._plans[digest]}
         return self._answer_comparing({"agreed": attempt})
+
+    def _learn(self, digest: str, plan: Plan | None) -> None:
+        if plan is not None:
+            self._plans.setdefault(digest, plan)
 
     def _answer_comparing(self, answer: dict[str, Any]) -> list[Order]:
         assert self._current
@@ -324,4 +345,5 @@ class Coordinator:
             step=current.step, attempt=current.name, job=self._job, at=self._wall(), hosts=self._hosts,
             host_of=self._host_of, plan=self._plans[current.plans[0]],
             files=tuple(sorted(place.files, key=lambda file: file.name)), metrics=current.metrics,
+            alike=tuple(sorted(name for (name, _), ranks in place.own.items() if ranks == len(self._host_of))),
         )  # fmt: skip

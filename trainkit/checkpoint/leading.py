@@ -15,6 +15,7 @@ from trainkit.checkpoint.coordinator import EVERYBODY, Commit, Coordinator, Orde
 from trainkit.checkpoint.line import Line, Message
 from trainkit.checkpoint.loop import Loop
 from trainkit.checkpoint.manifest import File, Manifest
+from trainkit.checkpoint.plan import Plan
 from trainkit.checkpoint.retain import Committed
 from trainkit.checkpoint.retire import Retirement
 from trainkit.checkpoint.tiers import Tier
@@ -79,20 +80,25 @@ class Lead:
                 metrics = message.get("metrics")
                 orders = coordinator.asked(rank, message["step"], must=message["must"], metrics=metrics, now=now)
             case "planned":
-                plan = manifest.plan_of(message["plan"], ranks=self._ranks)
-                orders = coordinator.planned(rank, attempt, message["digest"], plan, now=now)
+                orders = coordinator.planned(rank, attempt, message["digest"], self._plan(message), now=now)
             case "staged":
-                orders = coordinator.staged(rank, attempt, message["digest"], now=now)
+                orders = coordinator.staged(rank, attempt, message["digest"], plan=self._plan(message), now=now)
             case "unable":
                 orders = coordinator.unable(rank, attempt, message["why"], now=now)
             case "receipt":
                 files = [File.read(document) for document in message["files"]]
-                orders = coordinator.receipt(rank, attempt, message["tier"], files, now=now)
+                orders = coordinator.receipt(rank, attempt, message["tier"], files, own=message["own"], now=now)
             case "ended":
                 orders = coordinator.ended(rank, now=now)
             case "refused":
                 orders = coordinator.refused(rank, attempt, message["tier"], message["why"], now=now)
         self._carry_out(orders)
+
+    def _plan(self, message: Message) -> Plan | None:
+        """The plan in it, if it is new to the coordinator."""
+        if "plan" not in message or self._coordinator.knows(message["digest"]):
+            return None
+        return manifest.plan_of(message["plan"], ranks=self._ranks)
 
     def tick(self) -> None:
         """Send away who does not show who it is."""

@@ -19,6 +19,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from trainkit.checkpoint import boxes, crc, image
@@ -79,6 +80,12 @@ class Manifest:
     plan: Plan
     files: tuple[File, ...]
     metrics: Mapping[str, float]
+    alike: tuple[str, ...] = ()
+    """What all ranks had the same state of, so that any number of ranks can go on with it."""
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Tensor]:
+        return {tensor.name: tensor for tensor in self.plan.tensors}
 
     @property
     def ranks(self) -> int:
@@ -102,7 +109,7 @@ class Manifest:
         body = {
             "format": FORMAT, "version": VERSION, "step": self.step, "attempt": self.attempt, "job": self.job,
             "at": self.at, "hosts": self.hosts, "host_of": self.host_of, "metrics": dict(self.metrics),
-            "files": [file.document() for file in self.files], **self.plan.document,
+            "alike": self.alike, "files": [file.document() for file in self.files], **self.plan.document,
         }  # fmt: skip
         line = json.dumps(body, separators=(",", ":"), allow_nan=False) + "\n"
         return f"{line}sha256:{hashlib.sha256(line.encode()).hexdigest()}\n"
@@ -166,6 +173,7 @@ def _parse(text: bytes | str) -> Manifest:
         at=float(body["at"]), hosts=hosts, host_of=host_of, plan=_plan(body, ranks=len(host_of)),
         files=tuple(_file(entry) for entry in body["files"]),
         metrics={_text(name): float(value) for name, value in body["metrics"].items()},
+        alike=tuple(_text(name) for name in body["alike"]),
     )  # fmt: skip
     _check_files(manifest)
     return manifest

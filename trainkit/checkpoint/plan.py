@@ -70,6 +70,8 @@ class Held(NamedTuple):
     dtype: str
     shape: Shape
     holdings: Holdings
+    first: bool = False
+    """Whether its holders may have different values, so that those of the first count, whole."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,9 @@ class _Dealer:
 
     def layout(self, held: Held) -> int:
         size = DTYPES[held.dtype]
-        choices = tuple(self._choose(box, ranks, size) for box, ranks in held.holdings.boxes if len(ranks) > 1)
+        choices = tuple(
+            0 if held.first else self._choose(box, ranks, size) for box, ranks in held.holdings.boxes if len(ranks) > 1
+        )
         key = (held.shape, held.holdings, choices)
         if (known := self._known.get(key)) is not None:
             return known

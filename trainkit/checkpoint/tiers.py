@@ -64,6 +64,9 @@ class Tier(Protocol):
 
     def list(self) -> list[Found]: ...
 
+    def names(self, directory: str) -> frozenset[str] | None:
+        """The files of one attempt that can be read here; None where all hosts see the same ones."""
+
     def read_into(self, directory: str, name: str, start: int, buffer: memoryview) -> None:
         """Fill the buffer with the bytes from `start` on."""
 
@@ -121,6 +124,10 @@ class LocalTier:
             except FileNotFoundError:
                 return []
             return [Found(name, _sizes(self.root / name)) for name in names]
+
+    def names(self, directory: str) -> frozenset[str] | None:
+        with told(self.name, "list it"):
+            return frozenset(_sizes(self.root / directory))
 
     def read_into(self, directory: str, name: str, start: int, buffer: memoryview) -> None:
         path = self.root / directory / name
@@ -206,6 +213,9 @@ class UrlTier:
             if slash and "/" not in name and manifest.step_of(directory) is not None:
                 found.setdefault(directory, {})[name] = entry.size
         return [Found(directory, sizes) for directory, sizes in found.items()]
+
+    def names(self, directory: str) -> frozenset[str] | None:
+        return None
 
     def read_into(self, directory: str, name: str, start: int, buffer: memoryview) -> None:
         buffer[:] = files.get_range(self._of(directory, name), start, len(buffer))

@@ -9,6 +9,7 @@ It ends when its rank is gone and nothing of the rank's is under way.
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import socket
 import sys
@@ -92,7 +93,7 @@ class Writer:
         """The rank has copied its state: write it, to one tier after the other."""
         if message["attempt"] == self._copying:
             self._copying, self._open = None, message["attempt"]
-        self._say({name: message[name] for name in ("say", "attempt", "digest")})
+        self._say({name: message[name] for name in ("say", "attempt", "digest", "plan") if name in message})
         for tier in range(len(self._tiers)):
             self._loop.later(self._pool, partial(self._write, message, tier), self._say)
 
@@ -110,13 +111,17 @@ class Writer:
             files = [self._put(tier, into, entry) for entry in wanted]
         except StorageError as error:
             return {"say": "refused", "why": str(error), **facts}
-        return {"say": "receipt", "files": [file.document() for file in files], **facts}
+        own = {name: self._digest(start, size) for name, start, size in staged["own"]}
+        return {"say": "receipt", "files": [file.document() for file in files], "own": own, **facts}
 
     def _put(self, tier: int, into: str, entry: Message) -> File:
         parts = [self._arena[start : start + size] for start, size in entry["parts"]]
         size = sum(map(len, parts))
         sums = self._tiers[tier].put(into, entry["name"], parts)
         return File(entry["name"], size, crc.joined(sums, size), sums, entry["start"])
+
+    def _digest(self, start: int, size: int) -> str:
+        return hashlib.sha256(self._arena[start : start + size]).hexdigest()
 
     def _drop(self, attempt: str, step: int, tier: int) -> Message | None:
         """In the thread: take back what was written of an attempt that has failed."""

@@ -38,6 +38,8 @@ class Settings:
     max_restarts: int = 0
     stall_timeout: float = 600.0
     stall_action: str = "warn"
+    checkpoint_url: str | None = None
+    resume_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,14 @@ TABLE = (
         "stall_action", _choice(*STALL_ACTIONS), f"one of {', '.join(STALL_ACTIONS)}",
         "warn: go on waiting; act: the ranks are ended, and started again where restarts are left",
     ),
+    Setting(
+        "checkpoint_url", _text, "a URL",
+        "where checkpoints are safe: each goes below <URL>/<the job's name> too, when job.checkpointer saves it",
+    ),
+    Setting(
+        "resume_from", _text, "a path or URL",
+        "another job's checkpoints, to begin with where this job has none of its own",
+    ),
 )  # fmt: skip
 NOT_SETTINGS = (
     "TRAINKIT_HOST_ADDRESSES",
@@ -166,6 +176,17 @@ def read(
             remedy = _did_you_mean(name, prefix="trainkit_")
             mistakes.append(Mistake("hyperparameters.json", name, None, "is no setting of trainkit", remedy))
     return Settings(**values)
+
+
+FOR_RANKS = ("stop_grace", "checkpoint_url", "resume_from")
+"""Settings that the script's own process needs to know, however they were given to `train`."""
+
+
+def for_ranks(settings: Settings) -> dict[str, str]:
+    """Those that were given, as the variables in which a rank reads them."""
+    default = Settings()
+    given = {name: getattr(settings, name) for name in FOR_RANKS}
+    return {f"TRAINKIT_{name.upper()}": str(value) for name, value in given.items() if value != getattr(default, name)}
 
 
 def strange(environ: Mapping[str, str]) -> list[str]:

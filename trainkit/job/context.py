@@ -17,8 +17,9 @@ from trainkit.contract.environ import CHANNEL_URL, RUN_DIR, alias
 from trainkit.contract.hyperparameters import Hyperparameters
 from trainkit.data import MEMORY
 from trainkit.errors import ConfigError, Mistake
-from trainkit.job import facts, metrics
+from trainkit.job import facts, metrics, streams
 from trainkit.job.asked import Asked
+from trainkit.job.checkpoints import Checkpoints
 from trainkit.job.convert import check, convert
 from trainkit.job.facts import Facts
 from trainkit.job.progress import Progress
@@ -29,13 +30,17 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
+    from trainkit.checkpoint.checkpointer import Checkpointer
     from trainkit.data.batches import Kind
+    from trainkit.data.fetch.fetcher import Name
     from trainkit.data.mixture import Mixture, Source, Until
+    from trainkit.data.piped import PipeStream
     from trainkit.data.share import Tail
     from trainkit.data.stream import Stream
 
 T = TypeVar("T")
 D = TypeVar("D", bool, int, float, str)
+CHECKPOINT_SECONDS = 600.0
 CODE = "code"
 """The channel with the script itself, which is no data."""
 _REQUIRED: Final = object()
@@ -82,6 +87,7 @@ class Context:
         self._logged: Mapping[str, metrics.Number] = {}
         self._fresh_file = facts.fresh
         self._asked = Asked()
+        self._checkpoints = Checkpoints(facts, say=mention)
         self._told_unread = False
         self._pid = os.getpid()
 
@@ -170,7 +176,11 @@ class Context:
         seed: int | None = None,
         lanes: int | None = None,
         memory: int = MEMORY,
-    ) -> Stream:
+        processes: int = 0,
+        fetcher: Name | None = None,
+        cache: str | Path | None = None,
+        cache_bytes: int | None = None,
+    ) -> Stream | PipeStream:
         """Batches of a channel, read while training: this rank's part of each global batch. See docs/data.md.
 
             for batch in stream: ...                                    # one epoch; a dict of tensors
@@ -182,27 +192,31 @@ class Context:
         not fill a global batch, "pad" fills it up with the epoch's first rows, "exact" makes the last batches smaller;
         all ranks have as many batches in any case. `kind`: "torch", "numpy" or "arrow". `seed`: by default the job's.
         `lanes`: blocks that are mixed, in all ranks together; by default as many as half of `memory` (bytes, of each
-        rank) holds, and then part of the state.
+        rank) holds, and then part of the state. `processes`: run `transform` in so many processes instead of a thread,
+        where it is Python that computes; the batches are the same. `fetcher`: "http", "boto3" or "fsspec"; by default
+        the URL decides. `cache`: a folder on a local disk in which blocks are kept, so that later epochs read them from
+        there; of `cache_bytes` at most, by default half of what is free. A channel in Pipe mode gives what a pipe can:
+        no len(), nothing kept, threads only, and a resumed epoch is read again.
 
         Raises ConfigError, StorageError or DataError with what to do; ValueError for choices that make no sense.
         """
-        from trainkit.data.open import Place, open_stream
+        from trainkit.data.open import Keep
         from trainkit.data.stream import Choices
 
+        if cache_bytes is not None and (cache is None or cache_bytes < 1):
+            raise ValueError(f"cache_bytes is {cache_bytes}: must be 1 or more, and goes with cache, a folder")
+        keep = None if cache is None else Keep(str(cache), cache_bytes)
         chosen = Choices(
             batch_size=batch_size, shuffle=shuffle, seed=self.seed if seed is None else seed, tail=tail, lanes=lanes,
             columns=None if columns is None else tuple(columns), transform=transform, kind=kind, memory=memory,
+            processes=processes,
         )  # fmt: skip
         source = self._source(name)
         if source is None and "://" not in name and not Path(name).exists():
             raise self._no_channel(name)
-        if source is None:
-            return open_stream(name, chosen, rank=self.rank, ranks=self.world_size)
-        place = Place(
-            name, source.said_by, source.mode, content_type=source.content_type, own_share=source.own_share,
-            local_rank=self.local_rank, local_ranks=self.local_world_size,
-        )  # fmt: skip
-        return open_stream(source.where, chosen, rank=self.rank, ranks=self.world_size, place=place)
+        return streams.open_channel(
+            name, source, chosen, world=self._facts.world, run_dir=os.environ.get(RUN_DIR), fetcher=fetcher, keep=keep
+        )
 
     def mixture(
         self, streams: Mapping[str, tuple[Source, float]], *, until: Until = "last", seed: int | None = None
@@ -217,9 +231,9 @@ class Context:
 
         Raises ValueError for choices that make no sense.
         """
-        from trainkit.data.mixture import Mixture
+        from trainkit.data.open import open_mixture
 
-        return Mixture(streams, until=until, seed=self.seed if seed is None else seed)
+        return open_mixture(streams, until=until, seed=self.seed if seed is None else seed)
 
     @property
     def rank(self) -> int:
@@ -282,6 +296,46 @@ class Context:
         """SageMaker copies this directory to S3 while the job runs, where the job asks for it."""
         return _made(self._facts.checkpoints)
 
+    def checkpointer(
+        self,
+        *,
+        every: int | None = None,
+        seconds: float | None = None,
+        keep: int = 2,
+        best: int = 0,
+        metric: str | None = None,
+        highest: bool = False,
+        keep_every: int | None = None,
+        **objects: Any,
+    ) -> Checkpointer:
+        """Saves and restores these objects, on any number of ranks and hosts. See docs/checkpoints.md.
+
+            ckpt = job.checkpointer(model=model, optimizer=optimizer, scheduler=scheduler, stream=stream)
+            for step, batch in job.steps(stream, start=ckpt.restore()):
+                …
+                ckpt.step(step, loss=loss)
+
+        `objects`: models, optimizers, and whatever has state_dict and load_state_dict; None is left out. The random
+        number generators of each rank come with them. `every`: a save every so many steps; `seconds`: when so many
+        have gone by since the last; by default 600 seconds. job.steps saves at a stop, too. `keep`: how many stay, and
+        with `best` as many more whose `metric` (of ckpt.step) is lowest, or `highest`; and each `keep_every`th step.
+
+        Saves go to checkpoint_dir, and with the setting checkpoint_url below that URL too. Collective. Raises
+        CheckpointError where something has no state, PeerLost where the ranks' writers do not meet, ValueError for
+        choices that make no sense.
+        """
+        from trainkit.checkpoint.retain import Retention
+        from trainkit.checkpoint.schedule import Schedule
+
+        if best and metric is None:
+            raise ValueError("best=… needs to know by which metric=… of ckpt.step")
+        for name, number in (("every", every), ("seconds", seconds), ("keep", keep), ("keep_every", keep_every)):
+            if number is not None and not number > 0:
+                raise ValueError(f"{name}={number}: must be more than 0")
+        schedule = Schedule(every, CHECKPOINT_SECONDS if every is None and seconds is None else seconds)
+        retention = Retention(last=keep, best=best, metric=metric, highest=highest, every=keep_every)
+        return self._checkpoints.make(objects, schedule=schedule, retention=retention)
+
     def should_stop(self) -> bool:
         """Whether the job was asked to stop (SIGTERM at any host), and this is the step at which all ranks do.
 
@@ -314,10 +368,10 @@ class Context:
         if self.is_first and not nested:
             progress = Progress(done, total=total, terminal=_on_terminal(), clock=time.monotonic, say=mention)
         items: Iterator[T] | None = None
-        waited, complete = 0.0, False
+        waited, complete, stopped = 0.0, False, False
         self._in_steps = True
         try:
-            while not self._boundary(done, waited=waited):
+            while not (stopped := self._boundary(done, waited=waited)):
                 began = time.perf_counter()
                 items = iter(iterable) if items is None else items  # a DataLoader starts its workers here
                 try:
@@ -330,6 +384,8 @@ class Context:
                 done += 1
                 if progress:
                     progress.after(done, self._logged, waited=waited)
+            if stopped and not nested:
+                self._checkpoints.stop(age=self._stop.age)
             complete = True
         finally:  # also where the script leaves its loop
             self._in_steps = nested
@@ -400,8 +456,11 @@ class Context:
         # After an error much is unread, since the script did not come that far. Python keeps an error that nobody
         # caught in last_value; what starts a rank writes it to the file.
         told_in = os.environ.get("TORCHELASTIC_ERROR_FILE")
-        if not hasattr(sys, "last_value") and not (told_in and Path(told_in).exists()):
+        failed = hasattr(sys, "last_value") or bool(told_in and Path(told_in).exists())
+        if not failed:
             self._tell_unread()
+        if os.getpid() == self._pid:
+            self._checkpoints.close(failed=failed)
 
 
 def _local(where: str) -> Path | None:

@@ -14,9 +14,11 @@ from pathlib import Path
 from trainkit.contract import channels as contract_channels
 from trainkit.contract import hyperparameters as contract_hyperparameters
 from trainkit.contract import job as contract_job
+from trainkit.contract import settings
 from trainkit.contract.environ import CHANNEL_URL, alias
 from trainkit.contract.hyperparameters import Hyperparameters
 from trainkit.contract.paths import Paths
+from trainkit.contract.settings import Settings
 from trainkit.errors import ConfigError, Mistake
 
 OUTPUT = "trainkit-output"
@@ -44,6 +46,9 @@ class Source:
     content_type: str | None = None
     own_share: bool = False
     """Whether each host has other files of it: ShardedByS3Key on several hosts."""
+    wrapped: bool = False
+    gzipped: bool = False
+    """What a pipe brings: objects wrapped in RecordIO, or compressed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,7 @@ class Facts:
     model: Path
     output_data: Path
     checkpoints: Path
+    settings: Settings
     fresh: bool
     """Whether this run begins its files anew: a restarted job goes on in those that it has."""
 
@@ -78,6 +84,7 @@ def _of_tree(environ: Mapping[str, str]) -> Facts:
         channel.name: Source(
             str(channel.path), said_by, channel.mode, channel.content_type,
             own_share=several and channel.distribution == "ShardedByS3Key",
+            wrapped=channel.record_wrapper == "RecordIO", gzipped=channel.compression == "Gzip",
         )
         for channel in job.channels
     }  # fmt: skip
@@ -90,12 +97,17 @@ def _of_tree(environ: Mapping[str, str]) -> Facts:
         model=paths.model,
         output_data=paths.output_data,
         checkpoints=job.checkpoints,
+        settings=job.settings,
         fresh=False,
     )
 
 
 def _bare(environ: Mapping[str, str], *, argv: Sequence[str], cwd: Path) -> Facts:
     output = cwd / OUTPUT
+    mistakes: list[Mistake] = []
+    chosen = settings.read(flags={}, environ=environ, hyperparameters={}, mistakes=mistakes)
+    if mistakes:
+        raise ConfigError(mistakes)
     return Facts(
         name=environ.get("TRAINING_JOB_NAME") or "local",
         hyperparameters=Hyperparameters(pairs(argv)).for_script,
@@ -105,6 +117,7 @@ def _bare(environ: Mapping[str, str], *, argv: Sequence[str], cwd: Path) -> Fact
         model=output / "model",
         output_data=output / "output/data",
         checkpoints=output / "checkpoints",
+        settings=chosen,
         fresh=environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0",
     )
 

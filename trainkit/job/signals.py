@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import FrameType
 
 from trainkit.contract.board import NO_STEP, Board, Row
@@ -19,6 +20,7 @@ class Stop:
 
     def __init__(self, board: Board | None = None, *, local_rank: int = 0) -> None:
         self.signal: signal.Signals | None = None
+        self._heard: float | None = None
         self._board = board
         self._agreement = Agreement()
         self._local_rank = local_rank
@@ -50,7 +52,13 @@ class Stop:
             self._over = self.signal is not None if beyond is None else beyond
             if self._over and self.signal is None:
                 self.signal = signal.SIGTERM  # another rank got it
+                self._heard = time.monotonic()
         return self._over
+
+    @property
+    def age(self) -> float:
+        """Seconds since this rank was asked to stop."""
+        return time.monotonic() - self._heard if self._heard is not None else 0.0
 
     def leave(self, *, complete: bool) -> None:
         """The loop is over: no boundary is to be expected until the next begins.
@@ -83,3 +91,4 @@ class Stop:
             os.kill(os.getpid(), number)
             return
         self.signal = signal.Signals(number)
+        self._heard = self._heard or time.monotonic()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trainkit.contract.environ import RUN_DIR, Resources, arguments, variables
 from trainkit.contract.job import Job
-from trainkit.contract.settings import strange
+from trainkit.contract.settings import for_ranks, strange
 from trainkit.plan import network
 from trainkit.plan.machine import Machine
 from trainkit.plan.network import Default
@@ -106,6 +106,7 @@ class LaunchPlan:
             "TORCHELASTIC_USE_AGENT_STORE": str(self.meeting.agent_store),
             "TORCHELASTIC_ERROR_FILE": str(run_dir / f"{rank}.error.json"),
             RUN_DIR: str(run_dir),
+            **for_ranks(self.job.settings),
             **(self._recorder(run_dir) if set(network.RECORDER_SIZES) & set(self.environment) else {}),
         }
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from trainkit.errors import ConfigError, Mistake, StorageError
 from trainkit.storage.answers import explain
@@ -23,6 +24,34 @@ class Described:
     uri: str
     kind: Kind
     attributes: tuple[str, ...] = ()
+
+
+class Ask(Protocol):
+    """Who knows where the job has a channel. Raises StorageError and ConfigError."""
+
+    def __call__(self, channel: str, *, environ: Mapping[str, str]) -> Described: ...
+
+
+def ask_once(channel: str, *, environ: Mapping[str, str], ranks: int, limit: float = LIMIT) -> Described:
+    """As `ask`, by the first rank for all: the service throttles who asks a thousand times at once.
+
+    All ranks must call it, and raise together. Without a process group each asks for itself.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if ranks == 1 or distributed is None or not distributed.is_initialized():
+        return ask(channel, environ=environ, limit=limit)
+    said: list[Described | tuple[Mistake, ...] | str] = [""]
+    if distributed.get_rank() == 0:
+        try:
+            said[0] = ask(channel, environ=environ, limit=limit)
+        except ConfigError as error:
+            said[0] = error.mistakes
+        except StorageError as error:
+            said[0] = str(error)
+    distributed.broadcast_object_list(said)
+    if isinstance(told := said[0], Described):
+        return told
+    raise StorageError(told) if isinstance(told, str) else ConfigError(told)
 
 
 def ask(channel: str, *, environ: Mapping[str, str], limit: float = LIMIT) -> Described:

@@ -33,15 +33,16 @@ def find(
     mode: str = "File",
     own_share: bool = False,
     environ: Mapping[str, str] = os.environ,
+    ask: described.Ask = described.ask,
 ) -> Listing:
     """The items at a path or URL. `own_share`: each host has other files there (ShardedByS3Key); such a share may be
-    empty, everything else may not.
+    empty, everything else may not. `ask`: who knows where the job has the channel.
 
     Raises ConfigError for a channel that cannot be read in this way, StorageError where nothing is there (with what is
     there instead) or where it cannot be listed.
     """
     if where == JOB and channel:
-        told = described.ask(channel, environ=environ)
+        told = ask(channel, environ=environ)
         return _of_kind(told, environ=environ)
     if mode == "Pipe" and "://" not in where:
         raise ConfigError([_pipe(channel, said_by)])

@@ -1,0 +1,285 @@
+"""What a script saves and restores with: job.checkpointer(…)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainkit.checkpoint import tiers
+from trainkit.checkpoint.assignment import Assignment, Place
+from trainkit.checkpoint.client import Answer, Client, End, new_key
+from trainkit.checkpoint.holdings import Holders
+from trainkit.checkpoint.restoring import Restored, Restorer
+from trainkit.checkpoint.retain import Retention
+from trainkit.checkpoint.schedule import Schedule
+from trainkit.checkpoint.staging import Staging
+from trainkit.checkpoint.subjects import Collected, of
+from trainkit.checkpoint.world import World
+from trainkit.errors import CheckpointError, PeerLost
+
+END_PATIENCE = 3600.0
+"""Seconds that the end of a job waits for its last save to be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Where and when to save. `places`: the folder, then the URL if there is one; the last is the durable one."""
+
+    job: str
+    places: tuple[str, ...]
+    schedule: Schedule
+    retention: Retention
+    resume_from: str | None = None
+    stop_grace: float = 110.0
+    """Seconds from SIGTERM to SIGKILL."""
+    coordinator: str = "127.0.0.1"
+    """The address of rank 0's host."""
+
+
+class Checkpointer:
+    """The state of some objects, saved without holding up the training, and restored whole.
+
+        ckpt = job.checkpointer(model=model, optimizer=optimizer, stream=stream)
+        for step, batch in job.steps(stream, start=ckpt.restore()):
+            …
+            ckpt.step(step, loss=loss)
+
+    Every rank makes one, and calls the same methods at the same steps.
+    """
+
+    def __init__(self, objects: Mapping[str, Any], setup: Setup, world: World, *, say: Callable[[str], None]) -> None:
+        """Collective. Raises CheckpointError for what cannot be saved, PeerLost where ranks' writers do not meet."""
+        self._setup, self._world, self._say = setup, world, say
+        self._subjects = of(objects)
+        self._holders = Holders(rank=world.rank, ranks=world.ranks)
+        self._tiers = [tiers.of(place) for place in setup.places]
+        self._client, apart = self._start()
+        self._staging = Staging(self._client, rank=world.rank, host_of=world.host_of, copies=apart)
+        self._agreed: str | None = None
+        """The digest of the plan that all ranks have."""
+        self._next = 0
+        self._saved = -1
+        self._done: int | None = None
+        self._metrics: Mapping[str, Any] = {}
+        self._stalls: dict[str, float] = {}
+        self._skipped = 0
+        self._warned = self._closed = False
+        self._pid = os.getpid()
+
+    def restore(self, *, without: Collection[str] = (), fresh: bool = False) -> int:
+        """Go on from the newest whole checkpoint. Returns the step to begin with: 0 where there is none at all.
+
+        Where the job has none, and was told to resume from another's (`--resume-from`), from the newest one there.
+        `without`: names of objects that stay as they are. `fresh`: begin anew even where there are checkpoints; they
+        stay until newer ones replace them.
+
+        Collective. Raises CheckpointError, on all ranks, where there are checkpoints and none can be used, or where
+        the newest one is of another model; StorageError where a place cannot be listed.
+        """
+        if fresh:
+            return 0
+        restorer = Restorer(self._world, self._subjects, self._holders, self._tell)
+        began = time.monotonic()
+        restored = restorer.restore(self._tiers, without=without)
+        source = self._setup.resume_from
+        if restored is None and source:
+            restored = restorer.restore([tiers.of(source)], without=without)
+            if restored is None:
+                raise CheckpointError(
+                    f"{source} holds no checkpoint to resume from; compare the name, letter by letter"
+                )
+        if restored is None:
+            return 0
+        self._next = 0
+        self._saved = restored.manifest.step
+        self._tell(_restored(restored, time.monotonic() - began))
+        return restored.manifest.step
+
+    def step(self, step: int, **metrics: Any) -> None:
+        """Call this at the end of each step: it saves when a save is due. `metrics` are kept with it; rank 0's count.
+
+        Saving copies the state, and leaves the rest to another process. A save that is due while the one before it is
+        still being written is skipped. Raises CheckpointError, on all ranks, where the state cannot be saved.
+        """
+        self._done, self._metrics = step + 1, metrics
+        self._hear()
+        if self._done < self._next:
+            return
+        began = time.perf_counter()
+        answer = self._client.ask(self._done, metrics=self._numbers())
+        self._next = answer.next
+        if answer.why is not None:
+            self._skip(answer)
+        elif answer.attempt:
+            self._stage(answer.attempt, self._done, began)
+
+    def save(self, step: int, **metrics: Any) -> bool:
+        """Save now, due or not, and wait until it is committed in all places. Returns whether it is in the last one.
+
+        `step` is the one that has just ended, as for `step`.
+        """
+        self._done, self._metrics = step + 1, metrics
+        return self._finish(self._done, deadline=time.monotonic() + END_PATIENCE)
+
+    def stop(self, *, left: float) -> bool:
+        """Save the last step that ended, unless it is saved, within `left` seconds. Returns whether it is durable."""
+        if self._done is None or self._done == self._saved:
+            return True
+        return self._finish(self._done, deadline=time.monotonic() + left)
+
+    def wait(self, *, patience: float = END_PATIENCE) -> None:
+        """Wait until what was staged is committed, or is known to have failed."""
+        if self._stalls and os.getpid() == self._pid:
+            for attempt in list(self._stalls):
+                self._client.end_of(attempt, patience=patience)
+            self._hear()
+
+    def close(self) -> None:
+        """Wait for what is under way, and let the writer go."""
+        self.wait()
+        if os.getpid() == self._pid and not self._closed:
+            self._closed = True
+            self._client.close()
+
+    def _start(self) -> tuple[Client, bool]:
+        """Every rank's writer, all of them in touch; and whether hosts have folders apart from each other."""
+        world, setup = self._world, self._setup
+        apart = not world.local and not self._shared(Path(setup.places[0])) if "://" not in setup.places[0] else False
+        places = tuple(Place(place, apart and at == 0) for at, place in enumerate(setup.places))
+        client = Client(
+            Assignment(
+                rank=world.rank, job=setup.job, hosts=world.hosts, host_of=world.host_of, places=places,
+                schedule=setup.schedule, retention=setup.retention,
+            )
+        )  # fmt: skip
+        problem = None
+        key, port = new_key(), 0
+        try:
+            if world.ranks > 1 and world.rank == 0:
+                port = client.listen(key)
+        except CheckpointError as error:
+            problem = str(error)
+        key, port, problem = world.from_first((key, port, problem))
+        if problem:
+            raise CheckpointError(problem)
+        if world.rank:
+            try:
+                client.connect(
+                    "127.0.0.1" if world.host_of[world.rank] == world.host_of[0] else setup.coordinator, port, key
+                )
+            except PeerLost as error:
+                problem = str(error)
+        if problem := next(filter(None, world.gather(problem)), None):
+            raise PeerLost(problem)
+        return client, apart
+
+    def _shared(self, folder: Path) -> bool:
+        """Whether all hosts see the same folder there."""
+        name = self._world.from_first(f".trainkit-{socket.gethostname()}-{os.getpid()}")
+        probe = folder / name
+        if self._world.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+        self._world.gather(None)
+        seen = all(self._world.gather(probe.exists()))
+        if self._world.rank == 0:
+            probe.unlink(missing_ok=True)
+        return seen
+
+    def _stage(self, attempt: str, step: int, began: float) -> bool:
+        """Copy the state for the writer. Returns whether it was."""
+        try:
+            collected = Collected()
+            for subject in self._subjects.values():
+                subject.collect(collected, self._holders)
+            if not self._staging.fits(collected):
+                self._staging.lay_out(collected)
+            if self._agreed != self._staging.plan.digest:
+                if why := self._client.agree(attempt, self._staging.plan):
+                    raise CheckpointError(why)
+                self._agreed = self._staging.plan.digest
+            files, own = self._staging.copy(collected)
+        except (CheckpointError, OSError) as error:
+            self._client.unable(attempt, f"rank {self._world.rank}: {error}")
+            if isinstance(error, OSError) or self._agreed:
+                self._say(f"checkpoint of step {step} was not made: {error}")
+                return False
+            raise
+        self._client.staged(attempt, step, self._staging.plan, files, own)
+        self._saved = step
+        self._stalls[attempt] = time.perf_counter() - began
+        return True
+
+    def _finish(self, step: int, *, deadline: float) -> bool:
+        """Save this step and wait for it."""
+        began = time.perf_counter()
+        answer = self._client.ask(step, must=True, metrics=self._numbers(), patience=deadline - time.monotonic())
+        if answer.attempt is None:
+            self._say(f"checkpoint of step {step} was not made: {answer.why}")
+            return False
+        if not answer.begun and not self._stage(answer.attempt, step, began):
+            return False
+        self._next = answer.next
+        end = self._client.end_of(answer.attempt, patience=deadline - time.monotonic())
+        self._hear()
+        return end is not None and len(self._tiers) - 1 in end.committed
+
+    def _hear(self) -> None:
+        """Say what has become of earlier saves."""
+        for end in self._client.news():
+            stall = self._stalls.pop(end.attempt, 0.0)
+            self._tell(_told(end, self._setup.places, stall))
+            self._warn_of_stop(max(end.committed.values(), default=0.0))
+        for remark in self._client.remarks:
+            self._say(f"checkpoint: {remark}")
+        self._client.remarks.clear()
+
+    def _warn_of_stop(self, seconds: float) -> None:
+        """Say, once, that a save that takes so long does not fit between SIGTERM and SIGKILL."""
+        grace = self._setup.stop_grace
+        if seconds > grace and not self._warned:
+            self._warned = True
+            self._tell(
+                f"checkpoint: a save took {seconds:.0f} s, and a stop leaves {grace:.0f} s: what was done since the "
+                "last save will be lost then. Save more often, or make saves shorter: more ranks, a nearer bucket"
+            )
+
+    def _skip(self, answer: Answer) -> None:
+        self._skipped += 1
+        self._tell(f"checkpoint of step {self._done} skipped ({answer.skipped} so far): {answer.why}")
+
+    def _numbers(self) -> dict[str, float]:
+        """What the script measured, as far as it is numbers: a tensor on a GPU is only looked at when it is saved."""
+        numbers = {}
+        for name, value in self._metrics.items():
+            try:
+                number = float(value.detach() if hasattr(value, "detach") else value)
+            except (TypeError, ValueError, RuntimeError):
+                continue
+            if number == number and abs(number) != float("inf"):
+                numbers[name] = number
+        return numbers
+
+    def _tell(self, text: str) -> None:
+        """Once for all ranks."""
+        if self._world.rank == 0:
+            self._say(text)
+
+
+def _told(end: End, places: Sequence[str], stall: float) -> str:
+    """What became of a save, where."""
+    done = [f"{places[tier]} after {seconds:.1f} s" for tier, seconds in end.committed.items()]
+    failed = [f"not in {places[tier]}: {why}" for tier, why in end.failed.items()]
+    where = "; ".join([*(["in " + ", ".join(done)] if done else []), *failed])
+    return f"checkpoint of step {end.step} {where or 'was not made'} (held up the step for {stall:.2f} s)"
+
+
+def _restored(restored: Restored, seconds: float) -> str:
+    whole = restored.manifest
+    newer = "".join(f"; passed over: {why}" for why in restored.passed_over)
+    return f"checkpoint of step {whole.step} restored ({whole.ranks} ranks wrote it, {seconds:.1f} s){newer}"

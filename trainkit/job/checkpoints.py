@@ -1,0 +1,62 @@
+"""A job's checkpointers: made from its facts, saved at its stop, waited for at its end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from trainkit.job.facts import Facts
+
+if TYPE_CHECKING:
+    from trainkit.checkpoint.checkpointer import Checkpointer
+    from trainkit.checkpoint.retain import Retention
+    from trainkit.checkpoint.schedule import Schedule
+
+MARGIN = 10.0
+"""Seconds of a stop's time that are left for ranks to end, the model to be written and the hosts to agree."""
+
+
+class Checkpoints:
+    """Those that a script has made."""
+
+    def __init__(self, facts: Facts, *, say: Callable[[str], None]) -> None:
+        self._facts, self._say = facts, say
+        self._made: list[Checkpointer] = []
+
+    def make(self, objects: Mapping[str, Any], *, schedule: Schedule, retention: Retention) -> Checkpointer:
+        """Collective. Raises CheckpointError, PeerLost."""
+        from trainkit.checkpoint.checkpointer import Checkpointer, Setup
+        from trainkit.checkpoint.world import World
+
+        facts, settings = self._facts, self._facts.settings
+        places = [str(facts.checkpoints)]
+        if settings.checkpoint_url:
+            places.append(prefix(settings.checkpoint_url, job=facts.name))
+        setup = Setup(
+            job=facts.name, places=tuple(places), schedule=schedule, retention=retention,
+            resume_from=settings.resume_from, stop_grace=settings.stop_grace,
+            coordinator=os.environ.get("MASTER_ADDR", "127.0.0.1"),
+        )  # fmt: skip
+        world = facts.world
+        ranks = World.meet(rank=world.rank, ranks=world.world_size, hosts=world.hosts, host_rank=world.host_rank)
+        made = Checkpointer(objects, setup, ranks, say=self._say)
+        self._made.append(made)
+        return made
+
+    def stop(self, *, age: float) -> None:
+        """All ranks have stopped after the same step, `age` seconds after they were asked to: save it."""
+        for one in self._made:
+            one.stop(left=max(0.0, self._facts.settings.stop_grace - age - MARGIN))
+
+    def close(self, *, failed: bool) -> None:
+        """The script is over. What it saved is waited for, unless it `failed`: its error is not to be held up."""
+        for one in self._made:
+            if not failed:
+                one.close()
+
+
+def prefix(url: str, *, job: str) -> str:
+    """The job's own place: what restarts it finds it there, and no other job does."""
+    url = url.rstrip("/")
+    return url if url.endswith(f"/{job}") else f"{url}/{job}"
