@@ -89,8 +89,8 @@ class Killer:
             self._until(lambda: len(self._writers()) == series.ranks, "writers", pids)
             if self.dice.random() < 0.9:  # the others die in their first save
                 self._until(lambda: self._committed(life=self.number) >= 0, "a first commit", pids)
-            for _ in range(self.dice.choice((0, 0, 1, 2) if self.local else (0, 0, 1))):
-                yield self._kill_writer(meeting, pids)
+                for _ in range(self.dice.choice((0, 0, 1, 2) if self.local else (0, 0, 1))):
+                    yield self._kill_writer(meeting, pids)
             yield self._end(pids, copier)
         finally:
             for pid in [*pids, *([copier] if copier else [])]:
