@@ -46,7 +46,11 @@ def cut(shape: Shape, parts: int, *, dimension: int) -> list[Box]:
 def random_holdings(dice: random.Random, shape: Shape, ranks: int) -> Holdings:
     """Replicated, in rows, in columns, or both: TP×FSDP."""
     everybody = tuple(range(ranks))
-    boxes = cut(shape, ranks, dimension=dice.choice((0, -1))) if shape and dice.random() < 0.7 else [Box.whole(shape)]
+    boxes = (
+        cut(shape, ranks, dimension=dice.choice((0, len(shape) - 1)))
+        if shape and dice.random() < 0.7
+        else [Box.whole(shape)]
+    )
     if len(boxes) == ranks:
         return Holdings(tuple((box, (rank,)) for rank, box in enumerate(boxes)))
     if ranks == 4 and len(shape) > 1 and min(shape[0], shape[-1]) >= 2:
@@ -148,9 +152,7 @@ def present(place: tiers.Tier, directory: str) -> set[str]:
 
 
 def _put(tier: LocalTier | None, directory: str, name: str, content: bytes, start: int) -> File:
-    sums = tuple(
-        crc.of_block(content[at : at + crc.BLOCK]) for at in range(0, len(content), crc.BLOCK)
-    )
+    sums = tuple(crc.of_block(content[at : at + crc.BLOCK]) for at in range(0, len(content), crc.BLOCK))
     if tier:
         assert tier.put(directory, name, [memoryview(content)]) == sums
     return File(name, len(content), crc.joined(sums, len(content)), sums, start)
