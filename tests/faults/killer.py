@@ -192,7 +192,8 @@ class Killer:
 
     def _read(self, whole: manifest.Manifest) -> tuple[str, int]:
         """What is wrong with it, and the step that its elements say."""
-        present = next(set(one.sizes) for one in self.place.list() if one.directory == whole.directory)
+        listed = {one.directory: set(one.sizes) for one in self.place.list()}
+        present = listed.get(whole.directory, set())  # ranks that go on delete, too
         arrays = [np.zeros((*shape, 8), np.uint8) for shape in TENSORS]
 
         def into(array: Any) -> Callable[[Box, Any], None]:

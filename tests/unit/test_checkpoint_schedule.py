@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -40,7 +41,7 @@ def test_a_save_after_some_time_is_late_by_a_tenth_of_it_and_two_steps_at_most(s
     saves, questions = saved(Schedule(seconds=seconds), paces)
     assert saves
     times = [paces[0], *(now for _, now in saves)]
-    gaps = [later - sooner for sooner, later in zip(times, times[1:], strict=False)]
+    gaps = [later - sooner for sooner, later in itertools.pairwise(times)]
     assert min(gaps) >= seconds
     assert max(gaps) <= 1.1 * seconds + 2.5 * pace
     assert questions < 20 * (len(saves) + 2)
@@ -52,7 +53,7 @@ def test_steps_that_take_five_times_as_long_from_some_moment_on_delay_one_save_b
     paces = [0.1] * dice.randint(1, 500) + [0.5] * 400
     saves, _ = saved(Schedule(seconds=10), paces)
     times = [0.1, *(now for _, now in saves)]
-    gaps = [later - sooner for sooner, later in zip(times, times[1:], strict=False)]
+    gaps = [later - sooner for sooner, later in itertools.pairwise(times)]
     assert max(gaps) <= 50
     assert sum(gap > 15 for gap in gaps) <= 2
 

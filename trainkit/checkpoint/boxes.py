@@ -74,7 +74,7 @@ def outside(shape: Shape, box: Box) -> str | None:
 
 
 def _meet(boxes: Sequence[Box]) -> bool:
-    """Whether two of them overlap: those that a straight cut parts do not, so what is left to compare is very little."""
+    """Whether two of them overlap: those that a straight cut parts do not, so little is left to compare."""
     if len(boxes) < 2:
         return False
     for dimension in range(len(boxes[0].offsets)):
