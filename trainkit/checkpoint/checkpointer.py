@@ -63,7 +63,6 @@ class Checkpointer:
         self._agreed: str | None = None
         """The digest of the plan that all ranks have."""
         self._next = 0
-        self._saved = -1
         self._done: int | None = None
         self._metrics: Mapping[str, Any] = {}
         self._stalls: dict[str, float] = {}
@@ -96,7 +95,6 @@ class Checkpointer:
         if restored is None:
             return 0
         self._next = 0
-        self._saved = restored.manifest.step
         self._tell(_restored(restored, time.monotonic() - began))
         return restored.manifest.step
 
@@ -128,7 +126,7 @@ class Checkpointer:
 
     def stop(self, *, left: float) -> bool:
         """Save the last step that ended, unless it is saved, within `left` seconds. Returns whether it is durable."""
-        if self._done is None or self._done == self._saved:
+        if self._done is None:
             return True
         return self._finish(self._done, deadline=time.monotonic() + left)
 
@@ -211,7 +209,6 @@ class Checkpointer:
                 return False
             raise
         self._client.staged(attempt, step, self._staging.plan, files, own)
-        self._saved = step
         self._stalls[attempt] = time.perf_counter() - began
         return True
 

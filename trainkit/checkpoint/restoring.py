@@ -138,6 +138,8 @@ class Restorer:
                 continue
             if name not in images:
                 raise CheckpointError(f"it holds no {name}; restore(without=[{name!r}]) leaves it as it is")
+            if name == Generators.name and not same_world and whole.ranks == 1:
+                continue  # one rank's random numbers, on several, would be the same on all
             if same_world or name in whole.alike:
                 trees[name] = own.decode(images[name])
             elif name != Generators.name:  # random numbers of other ranks are no better than new ones
