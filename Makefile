@@ -8,7 +8,7 @@ READY = $(VENV)/.trainkit-ready
 DATA = examples/flights/data
 MAKEFLAGS += --no-builtin-rules
 
-.PHONY: help demo test lint bench bench-peers faults launches clean
+.PHONY: help demo demo-stream test lint bench bench-peers faults launches clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -19,6 +19,9 @@ demo: $(READY) ## train a model on real flights, as a job of two hosts with two 
 	$(BIN)/python examples/flights/prepare.py $(DATA)
 	$(BIN)/trainkit local examples/flights/train.py --hosts 2 --procs 2 \
 		--channel train=$(DATA)/train --channel test=$(DATA)/test --output trainkit-output/demo $(ARGS)
+
+demo-stream: $(READY) ## train from an S3 server on this machine, without a download
+	$(BIN)/python examples/from_s3/demo.py --output trainkit-output/demo-stream $(ARGS)
 
 test: $(READY) ## all tests
 	$(BIN)/python -m pytest $(ARGS)

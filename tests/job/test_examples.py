@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from harness import environment
 
 from trainkit.artifact.manifest import verify
 from trainkit.job.metrics import definition
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-ours = pytest.mark.parametrize("name", ["flights", "plain_torch"])
+ours = pytest.mark.parametrize("name", ["flights", "from_s3", "plain_torch"])
 
 
 def run(*argv: str | Path, cwd: Path, **environ: str) -> list[dict[str, float]]:
@@ -77,3 +79,22 @@ def test_flights_beats_the_naive_guesses_on_days_it_has_not_seen(tmp_path):
     assert seen["test_rmse"] < seen["carried_rmse"] < seen["baseline_rmse"] / 2
     config = json.loads((tmp_path / "trainkit-output/model/config.json").read_text())
     assert config["vocabularies"]["origin"] == ["EWR", "JFK", "LGA"]
+
+
+@pytest.mark.torch
+def test_from_s3_learns_on_two_hosts_and_shows_how_long_they_waited_for_data(tmp_path):
+    demo = [
+        sys.executable,
+        EXAMPLES / "from_s3/demo.py",
+        "--output",
+        tmp_path / "out",
+        "--hp",
+        f"cache={tmp_path}/kept",
+    ]
+    ended = subprocess.run(demo, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240)
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert re.search(r"\[algo-1:0\] step \d+/256 · .*\d+% waiting for data", ended.stdout), ended.stdout
+    losses = [float(loss) for loss in re.findall(r"step=\d+ (?:final_)?loss=(\S+)", ended.stdout)]
+    assert losses[-1] < losses[0] / 20
+    assert len(list((tmp_path / "kept").rglob("??/*"))) >= 64, "each row group was kept"

@@ -27,7 +27,8 @@ def parquet(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, start, end in (("a", 0, 100), ("b", 100, 101), ("c", 101, ROWS)):
         ids = np.arange(start, end)
-        table = pa.table({"id": ids, "x": pa.array(np.stack([ids, -ids], 1).tolist(), pa.list_(pa.float32(), 2))})
+        x = pa.array(np.stack([ids, -ids], 1).tolist(), pa.list_(pa.float32(), 2))
+        table = pa.table({"id": ids, "x": x, "ids": [[row] * 3 for row in ids.tolist()]})
         pq.write_table(table, folder / f"{name}.parquet", row_group_size=10)
     (folder / "_SUCCESS").touch()
     return folder
@@ -94,16 +95,18 @@ def test_what_is_not_there_is_said_before_anything_is_read(tmp_path: Path) -> No
         here.stream("test", batch_size=1)
     with pytest.raises(StorageError, match="nothing is there"):
         here.stream("empty", batch_size=1)
-    with pytest.raises(DataError, match=r"has no column 'y'; it has id, x"):
+    with pytest.raises(DataError, match=r"has no column 'y'; it has id, x, ids"):
         here.stream("train", batch_size=1, columns=["y"])
     with pytest.raises(ValueError, match="batch_size is 0"):
         here.stream("train", batch_size=0)
+    with pytest.raises(ValueError, match=r"cache_bytes is 5: .* goes with cache, a folder"):
+        here.stream("train", batch_size=1, cache_bytes=5)
     with pytest.raises(ValueError, match="tail is 'keep'"):
         here.stream("train", batch_size=1, tail="keep")  # type: ignore[arg-type]
 
 
 TORCH = """
-import os, sys
+import itertools
 import torch
 from torch.utils.data import DataLoader
 import trainkit
@@ -124,16 +127,18 @@ for workers in (0, 2):
 
 from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
-for dispatch in (False, True):
+mixture = job.mixture({"a": (stream(), 0.5), "b": (stream(seed=1), 0.5)})
+packed = stream().packed("ids", length=4, batch_size=2)
+for dispatch, whole in itertools.product((False, True), (stream(), mixture, packed)):
     try:
         size = None if dispatch else 2  # without a size, accelerate's own shards fail
-        loader = prepare_data_loader(DataLoader(stream(), batch_size=size), num_processes=2, process_index=0,
+        loader = prepare_data_loader(DataLoader(whole, batch_size=size), num_processes=2, process_index=0,
                                      device=torch.device("cpu"), put_on_device=True, dispatch_batches=dispatch)
         next(iter(loader))
     except DataError as error:
         assert "a second time" in str(error)
     else:
-        raise AssertionError(f"dispatch_batches={dispatch} split the stream")
+        raise AssertionError(f"dispatch_batches={dispatch} split the {whole}")
 with_steps = [batch["id"].tolist() for step, batch in job.steps(stream())]
 assert with_steps == alone
 print("all is well")
@@ -141,7 +146,7 @@ print("all is well")
 
 
 @pytest.mark.torch
-def test_torchs_loaders_give_the_same_batches_and_accelerate_may_not_split_them_again(tmp_path: Path) -> None:
+def test_torchs_loaders_give_the_same_batches_and_accelerate_may_not_split_any_stream_again(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(TORCH)
     environ = environment(TRAINKIT_CHANNEL_TRAIN=str(parquet(tmp_path / "data")))

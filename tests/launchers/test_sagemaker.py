@@ -17,7 +17,7 @@ IMAGE = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/mine:7"
 ROLE = "arn:aws:iam::123456789012:role/mine"
 
 
-@pytest.mark.parametrize("example", ["flights", "plain_torch"])
+@pytest.mark.parametrize("example", ["flights", "from_s3", "plain_torch"])
 def test_boto3_sends_the_request_as_it_stands_with_image_role_and_a_name_of_its_own(s3: S3Server, example: str) -> None:
     path = ROOT / "examples" / example / "job.json"
     argv = [sys.executable, ROOT / "launchers/sagemaker_boto3.py", path, "--image", IMAGE, "--role", ROLE]

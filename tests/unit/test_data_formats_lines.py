@@ -129,10 +129,40 @@ def test_a_value_of_another_type_is_refused_with_its_place(packed: bool) -> None
     for name, write in (("jsonl", json_lines), ("csv", comma)):
         place = write(late).index(b'{"id": "fifty"' if name == "jsonl" else b"fifty")
         words = (
-            rf"^{ROOT}b.{name}{suffix}, byte {place} \((line|row) 51 of .*is no row like the first ones \(.*Write that"
+            rf"^{ROOT}b.{name}{suffix}, byte {place} \((line|row) 51 of .*column 'id' is string, "
+            rf"and int64 in {ROOT}a.{name}{suffix} \(.*Write that"
         )
         with pytest.raises(DataError, match=words):
             second(name, write(rows), write(late)).tables()
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "other", "words"),
+    [
+        ("jsonl", '{"x": 1}', '{"x": 1.5}', "column 'x' is double, and int64 in the-first"),
+        ("jsonl", '{"x": [1]}', '{"x": ["a"]}', "column 'x' is list<item: string>, and list<item: int64> in the-first"),
+        ("jsonl", '{"s": {"a": 1, "b": 2}, "x": 1}', '{"s": {"b": 2}, "x": true}', "column 'x' is bool, and int64 in"),
+        ("jsonl", '{"x": 1}', '{"x": 1, "y": 2}', "has a column 'y', which the-first does not have"),
+        ("jsonl", '{"x": null}', '{"x": 1}', "column 'x' is int64, and null in the-first"),
+        ("csv", "x,y\n1,2.5", "y,x\n,1.5", "column 'x' is double, and int64 in the-first"),
+        ("csv", "x,y\n1,2.5", "x,y\nNA,north", "column 'y' is string, and double in the-first"),
+        ("csv", "x,y\ntrue,a", "x,y\n2,b", "column 'x' is int64, and bool in the-first"),
+    ],
+)
+def test_a_file_with_another_type_is_refused_with_the_column_both_types_and_the_first_file(
+    name: str, first: str, other: str, words: str
+) -> None:
+    shelf = Shelf({f"a.{name}": f"{first}\n".encode(), f"b.{name}": f"{other}\n".encode()})
+    with pytest.raises(DataError) as refused:
+        shelf.tables()
+    assert str(refused.value).startswith(f"{ROOT}b.{name}, byte ")
+    assert words.replace("the-first", f"{ROOT}a.{name}") in str(refused.value)
+
+
+def test_whole_numbers_are_numbers_and_in_csv_anything_is_text() -> None:
+    assert Shelf({"a.jsonl": b'{"x": 1.5}\n', "b.jsonl": b'{"x": 1}\n'}).whole()["x"].to_pylist() == [1.5, 1.0]
+    assert Shelf({"a.csv": b"x\n1.5\n", "b.csv": b"x\n1\n"}).whole()["x"].to_pylist() == [1.5, 1.0]
+    assert Shelf({"a.csv": b"x\na\n", "b.csv": b"x\n1\n"}).whole()["x"].to_pylist() == ["a", "1"]
 
 
 def test_what_is_no_such_file_is_refused_with_the_remedy() -> None:

@@ -116,6 +116,12 @@ class Coordinator:
         self._gone[rank] = why
         return [*self._fail(rank, self._tiers, f"the writer of rank {rank} {why}"), *self._settle(now)]
 
+    def ended(self, rank: int, *, now: float) -> list[Order]:
+        """The rank is gone; its writer is there, and goes on with what was staged."""
+        self._gone[rank] = "has no rank any more"
+        staged = not self._current or rank in self._current.plans
+        return [] if staged else [*self._fail(rank, self._tiers, f"rank {rank} ended"), *self._settle(now)]
+
     def asked(
         self, rank: int, step: int, *, now: float, must: bool = False, metrics: Mapping[str, float] | None = None
     ) -> list[Order]:

@@ -83,6 +83,8 @@ class Lead:
                 orders = coordinator.staged(rank, attempt, message["digest"], now=now)
             case "unable":
                 orders = coordinator.unable(rank, attempt, message["why"], now=now)
+            case "ended":
+                orders = coordinator.ended(rank, now=now)
             case "receipt":
                 files = [File.read(document) for document in message["files"]]
                 orders = coordinator.receipt(rank, attempt, message["tier"], files, own=message["own"], now=now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,14 +32,16 @@ class Index:
     rows: Integers
 
     @classmethod
-    def of(cls, listing: Listing, format: Format, get: Get) -> Index:
-        """Look into every item, many at a time. Raises StorageError, DataError."""
+    def of(
+        cls, listing: Listing, format: Format, get: Get, *, spans: Callable[[Item], Sequence[Span]] | None = None
+    ) -> Index:
+        """Look into every item, many at a time, or ask `spans`. Raises StorageError, DataError."""
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="trainkit.index") as pool:
-            found = list(pool.map(lambda item: format.spans(item, get), listing.items))
-        spans = np.array([span for spans in found for span in spans], dtype=np.int64).reshape(-1, 3)
+            found = list(pool.map(spans or (lambda item: format.spans(item, get)), listing.items))
+        table = np.array([span for spans in found for span in spans], dtype=np.int64).reshape(-1, 3)
         owners = np.repeat(np.arange(len(found)), [len(spans) for spans in found])
-        some = spans[:, 2] > 0
-        starts, lengths, rows = (np.ascontiguousarray(spans[some, column]) for column in range(3))
+        some = table[:, 2] > 0
+        starts, lengths, rows = (np.ascontiguousarray(table[some, column]) for column in range(3))
         return cls(listing, format, owners[some], starts, lengths, rows)
 
     @property

@@ -111,7 +111,7 @@ class Mixture:
                 self.source = self._names[source]
                 self.step += 1
                 self.position += 1
-                over = self._turn()
+                over = self._next_pass()
                 yield batch
                 if over:
                     break
@@ -147,7 +147,7 @@ class Mixture:
         for name, stream in zip(self._names, self._streams, strict=True):
             stream.load_state_dict(state["streams"][name])
         self.epoch, self.step, self.position = (int(state[fact]) for fact in ("epoch", "step", "position"))
-        self._turn()  # on more ranks, what was left of a stream may fill no batch, and that ends its epoch
+        self._next_pass()  # on more ranks, what was left of a stream may fill no batch, and that ends its epoch
 
     def close(self) -> None:
         """End what is under way. The mixture may be iterated again, from where it is."""
@@ -159,13 +159,16 @@ class Mixture:
         stream = self._streams[source]
         for _ in range(2):  # of a packed stream, what was left may turn out to fill no batch
             if source not in running:
-                running[source] = iter(stream)
+                running[source] = self._begin(stream)
             for batch in running[source]:
                 return batch
             del running[source]
         raise DataError(f"the stream {self._names[source]!r} of the mixture gave no batch in a whole epoch")
 
-    def _turn(self) -> bool:
+    def _begin(self, stream: Source) -> Iterator[Any]:
+        return iter(stream)
+
+    def _next_pass(self) -> bool:
         """Begin the next pass where this one is over; whether it was."""
         if isinstance(self._until, int):
             over = self.position >= self._until

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple, get_args
 
 from trainkit.contract.secrets import scrub
 from trainkit.data import formats
+from trainkit.data.fetch.cache import Cache, CachedFetcher
 from trainkit.data.fetch.choose import open_fetcher
 from trainkit.data.fetch.fetcher import Fetcher, Name
 from trainkit.data.formats.base import Format
 from trainkit.data.index import Index
 from trainkit.data.items import Get, Listing
+from trainkit.data.kept import KeptSpans
+from trainkit.data.mixture import Mixture, Source, Until
 from trainkit.data.sources.augmented import AugmentedRows
 from trainkit.data.sources.described import ask_once
 from trainkit.data.sources.find import find
@@ -26,6 +31,13 @@ from trainkit.errors import DataError
 FETCHERS: tuple[Name, ...] = get_args(Name)
 PACKING = "_trainkit-packing"
 """What lies in a folder as long as it is being packed."""
+
+
+class Keep(NamedTuple):
+    """Where blocks are kept on this host's disk, and how many bytes of them; by default half of what is free there."""
+
+    folder: str
+    limit: int | None = None
 
 
 class Place(NamedTuple):
@@ -49,13 +61,14 @@ def open_stream(
     ranks: int,
     place: Place | None = None,
     fetcher: Name | None = None,
+    keep: Keep | None = None,
 ) -> Stream:
     """A stream over what lies at a path or URL, read by the `fetcher` that is named, else by the one for such URLs.
 
     Raises StorageError, DataError, ConfigError with what to do; ValueError for a fetcher that cannot read there.
     """
     place = place or Place()
-    index, reading = open_index(where, columns=choices.columns, place=place, fetcher=fetcher, ranks=ranks)
+    index, reading = open_index(where, columns=choices.columns, place=place, fetcher=fetcher, keep=keep, ranks=ranks)
     kind = _kind(choices)
     if not place.own_share:
         return kind(index, reading, choices, rank=rank, ranks=ranks)
@@ -70,8 +83,9 @@ def open_index(
     columns: Sequence[str] | None = None,
     place: Place | None = None,
     fetcher: Name | None = None,
+    keep: Keep | None = None,
     ranks: int = 1,
-) -> tuple[Index, Fetcher]:
+) -> tuple[Index, Fetcher | CachedFetcher]:
     """What lies at a path or URL, and who reads it: close him. Raises as `open_stream` does."""
     _is_fetcher(fetcher)
     place = place or Place()
@@ -82,10 +96,15 @@ def open_index(
     _finished(listing)
     first = listing.items[0].url if listing.items else where
     _reads(fetcher, first)
-    reading = open_fetcher(first, prefer=fetcher)
-    listing, format = _format(listing, reading.get, content_type=place.content_type)
+    plain = open_fetcher(first, prefer=fetcher)
+    cache = None
+    if keep and any(item.etag for item in listing.items):  # without versions nothing can be kept
+        cache = Cache(Path(keep.folder), limit=keep.limit, items=listing.items)
+    reader = CachedFetcher(plain, cache) if cache else plain
+    listing, format = _format(listing, reader.get, content_type=place.content_type)
     _known(columns, format, listing)
-    return Index.of(listing, format, reading.get), reading
+    kept = KeptSpans(cache, format, scan=plain.get, get=reader.get).spans if cache else None
+    return Index.of(listing, format, reader.get, spans=kept), reader
 
 
 def _is_fetcher(name: str | None) -> None:
@@ -152,3 +171,11 @@ def _kind(choices: Choices) -> type[Stream]:
     from trainkit.data.torch import TorchStream
 
     return TorchStream
+
+
+def open_mixture(streams: Mapping[str, tuple[Source, float]], *, until: Until, seed: int) -> Mixture:
+    """A mixture, for DataLoader too where all of its streams are. Raises ValueError for what makes no sense."""
+    module = sys.modules.get("trainkit.data.torch")  # a stream that it knows has imported it
+    known = module is not None and all(isinstance(stream, module.Loaded) for stream, _ in streams.values())
+    kind: type[Mixture] = module.TorchMixture if module is not None and known else Mixture
+    return kind(streams, until=until, seed=seed)

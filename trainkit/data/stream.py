@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from trainkit.data.packing import Packed, PackedTail
+    from trainkit.data.processes import Processes
 
 VERSION = 1
 _GATHERED = 8 << 20  # bytes of the rows that are put in order at once
@@ -41,12 +43,17 @@ class Choices:
     transform: Callable[[pa.Table], Any] | None
     kind: Kind
     memory: int
+    processes: int = 0
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("lanes", 1), ("memory", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}: must be {least} or more")
+        if self.processes < 0:
+            raise ValueError(f"processes is {self.processes}: must be 0 (threads) or more")
+        if self.processes and self.transform is None:
+            raise ValueError(f"processes is {self.processes}, and there is no transform= for them to run")
         for name, allowed in (("tail", TAILS), ("kind", KINDS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: must be one of {', '.join(allowed)}")
@@ -82,13 +89,6 @@ class _Lent:
         pass
 
 
-class Workers(NamedTuple):
-    """Which one of how many processes this is that read one rank's stream together."""
-
-    mine: int
-    of: int
-
-
 class Stream:
     """Batches of a data set, epoch after epoch. Iterate it once for each epoch; `job.stream` makes one.
 
@@ -112,6 +112,7 @@ class Stream:
         self.waited = 0.0
         """Seconds that the loop has waited for batches so far."""
         self._feed: Feed | None = None
+        self._processes: Processes | None = None
         if not self._share.steps(self._span, 0):
             raise DataError(
                 f"{index.listing.root} holds {self._span} rows, and a step of {ranks} ranks takes "
@@ -129,15 +130,20 @@ class Stream:
 
     def __iter__(self) -> Iterator[Any]:
         """The batches that are left of this epoch; the next one begins when they are through."""
+        return self._some(1, skip=0)
+
+    def _some(self, every: int, *, skip: int) -> Iterator[Any]:
+        """One batch in `every` that are left of this epoch, after `skip` of them. The position is behind that one."""
         self.close()
-        epoch, total, workers = self.epoch, self._span, self._workers()
-        # Of several DataLoader workers each gives every so manieth batch, and DataLoader takes one of each in turn.
-        self.position = min(total, self.position + workers.mine * self._share.whole)
-        feed = self._feed = Feed(self._batches(epoch, self.position, every=workers.of), ahead=_READY)
+        epoch, total, share = self.epoch, self._span, self._share
+        self._start_processes()  # here, where what cannot be sent to them is heard of
+        begin = min(total, self.position + skip * share.whole)
+        feed = self._feed = Feed(self._batches(epoch, begin, every=every), ahead=_READY)
         try:
             for batch in feed:
                 self.waited += feed.waited
-                self.position = self._share.after(total, self.position, steps=workers.of)
+                self.position = share.after(total, begin)
+                begin = min(total, begin + every * share.whole)
                 if self.position >= total:
                     self.epoch, self.position = epoch + 1, 0
                 yield batch
@@ -199,8 +205,6 @@ class Stream:
 
         Raises DataError where there is no such column; ValueError for choices that make no sense.
         """
-        from trainkit.data.packing import Packed
-
         choices, share = self._choices, self._share
         if len(self._all.totals) > 1:
             raise DataError(
@@ -212,7 +216,7 @@ class Stream:
             raise DataError(f"{self._index.listing.root} has no column {column!r}; it has {names}")
         columns = choices.columns if choices.transform else (column,)
         alone = replace(choices, kind="arrow", tail="exact", columns=columns)
-        return Packed(
+        return self._packs()(
             Stream(self._index, _Lent(self), alone, rank=0, ranks=1), column, rank=share.rank, ranks=share.ranks,
             length=length, batch_size=batch_size, end=end, tail=tail, pad=pad, kind=choices.kind,
         )  # fmt: skip
@@ -223,8 +227,20 @@ class Stream:
             self._feed.close()
             self._feed = None
 
-    def _workers(self) -> Workers:
-        return Workers(0, 1)
+    def _packs(self) -> type[Packed]:
+        from trainkit.data.packing import Packed
+
+        return Packed
+
+    def _start_processes(self) -> None:
+        """They serve all epochs: modules that a transform imports take seconds."""
+        transform, count = self._choices.transform, self._choices.processes
+        if transform is None or not count or (self._processes and self._processes.alive):
+            return
+        from trainkit.data.processes import Processes
+
+        self._processes = Processes(transform, count)
+        weakref.finalize(self, self._processes.close)
 
     def _batches(self, epoch: int, position: int, *, every: int) -> Generator[Any, None, None]:
         """What the feeding thread does, from the position on."""
@@ -233,8 +249,14 @@ class Stream:
         columns = list(choices.columns) if choices.columns else None
         reader = Reader(index, order, self._fetcher.get, columns=columns, budget=choices.memory, threads=_THREADS)
         convert, size = converter(choices.kind), choices.batch_size
+        chunks = reader.chunks(self._plan(position, every=every))
         try:
-            for steps, rows in reader.chunks(self._plan(position, every=every)):
+            if self._processes:
+                with closing(self._processes.through(chunks, size=size)) as batches:
+                    for batch in batches:
+                        yield made(batch, convert)
+                return
+            for steps, rows in chunks:
                 for step in range(steps):
                     table = rows.slice(step * size, size)
                     yield convert(table) if choices.transform is None else made(choices.transform(table), convert)

@@ -17,7 +17,7 @@ from trainkit.contract.environ import CHANNEL_URL, RUN_DIR, alias
 from trainkit.contract.hyperparameters import Hyperparameters
 from trainkit.data import MEMORY
 from trainkit.errors import ConfigError, Mistake
-from trainkit.job import facts, metrics
+from trainkit.job import facts, metrics, streams
 from trainkit.job.asked import Asked
 from trainkit.job.checkpoints import Checkpoints
 from trainkit.job.convert import check, convert
@@ -176,7 +176,10 @@ class Context:
         seed: int | None = None,
         lanes: int | None = None,
         memory: int = MEMORY,
+        processes: int = 0,
         fetcher: Name | None = None,
+        cache: str | Path | None = None,
+        cache_bytes: int | None = None,
     ) -> Stream | PipeStream:
         """Batches of a channel, read while training: this rank's part of each global batch. See docs/data.md.
 
@@ -189,39 +192,31 @@ class Context:
         not fill a global batch, "pad" fills it up with the epoch's first rows, "exact" makes the last batches smaller;
         all ranks have as many batches in any case. `kind`: "torch", "numpy" or "arrow". `seed`: by default the job's.
         `lanes`: blocks that are mixed, in all ranks together; by default as many as half of `memory` (bytes, of each
-        rank) holds, and then part of the state. `fetcher`: "http", "boto3" or "fsspec"; by default the URL decides.
-        A channel in Pipe mode gives what a pipe can: no len(), and a resumed epoch is read again.
+        rank) holds, and then part of the state. `processes`: run `transform` in so many processes instead of a thread,
+        where it is Python that computes; the batches are the same. `fetcher`: "http", "boto3" or "fsspec"; by default
+        the URL decides. `cache`: a folder on a local disk in which blocks are kept, so that later epochs read them from
+        there; of `cache_bytes` at most, by default half of what is free. A channel in Pipe mode gives what a pipe can:
+        no len(), nothing kept, threads only, and a resumed epoch is read again.
 
         Raises ConfigError, StorageError or DataError with what to do; ValueError for choices that make no sense.
         """
-        from trainkit.data.open import Place, open_stream
-        from trainkit.data.piped import Piped, open_pipe
+        from trainkit.data.open import Keep
         from trainkit.data.stream import Choices
 
+        if cache_bytes is not None and (cache is None or cache_bytes < 1):
+            raise ValueError(f"cache_bytes is {cache_bytes}: must be 1 or more, and goes with cache, a folder")
+        keep = None if cache is None else Keep(str(cache), cache_bytes)
         chosen = Choices(
             batch_size=batch_size, shuffle=shuffle, seed=self.seed if seed is None else seed, tail=tail, lanes=lanes,
             columns=None if columns is None else tuple(columns), transform=transform, kind=kind, memory=memory,
+            processes=processes,
         )  # fmt: skip
         source = self._source(name)
         if source is None and "://" not in name and not Path(name).exists():
             raise self._no_channel(name)
-        if source is None:
-            return open_stream(name, chosen, rank=self.rank, ranks=self.world_size, fetcher=fetcher)
-        if source.mode == "Pipe" and "://" not in source.where:
-            if fetcher:
-                raise ValueError(f"fetcher is {fetcher!r}, and {name} is in Pipe mode: nothing is fetched from a pipe")
-            run = os.environ.get(RUN_DIR)  # of this generation of ranks; what lies beside it is for all of them
-            piped = Piped(
-                name, source.said_by, Path(source.where), source.content_type, source.wrapped, source.gzipped,
-                source.own_share, self.local_rank, self.local_world_size, self.host_rank, len(self.hosts),
-                used_up=Path(run).parent / f"pipe-{name}" if run else None,
-            )  # fmt: skip
-            return open_pipe(piped, chosen, rank=self.rank, ranks=self.world_size)
-        place = Place(
-            name, source.said_by, source.mode, content_type=source.content_type, own_share=source.own_share,
-            local_rank=self.local_rank, local_ranks=self.local_world_size,
-        )  # fmt: skip
-        return open_stream(source.where, chosen, rank=self.rank, ranks=self.world_size, place=place, fetcher=fetcher)
+        return streams.open_channel(
+            name, source, chosen, world=self._facts.world, run_dir=os.environ.get(RUN_DIR), fetcher=fetcher, keep=keep
+        )
 
     def mixture(
         self, streams: Mapping[str, tuple[Source, float]], *, until: Until = "last", seed: int | None = None
@@ -236,9 +231,9 @@ class Context:
 
         Raises ValueError for choices that make no sense.
         """
-        from trainkit.data.mixture import Mixture
+        from trainkit.data.open import open_mixture
 
-        return Mixture(streams, until=until, seed=self.seed if seed is None else seed)
+        return open_mixture(streams, until=until, seed=self.seed if seed is None else seed)
 
     @property
     def rank(self) -> int:

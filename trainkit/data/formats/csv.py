@@ -9,7 +9,7 @@ known. Empty lines are no rows.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ import pyarrow.csv
 
 from trainkit.data.formats import lines
 from trainkit.data.formats.base import BLOCK, NoRows, Span, counted, said, told, within, wrong
-from trainkit.data.formats.tables import agreed, chosen, conformed
+from trainkit.data.formats.tables import agreed, chosen, conformed, misfit
 from trainkit.data.items import Get, Item
 
 _REMEDY = "Write that row as the first ones, which decide the types, are written; or choose other columns"
@@ -46,9 +46,8 @@ class Csv:
             header = _header(item, get, delimiter)
             for span in _spans(item, get, header, window=BLOCK):
                 data = memoryview(get(item, span.start, span.length))
-                table = _parsed(item, span, data, header.names, None, delimiter)
-                schema = pa.schema([pa.field(column.name, _settled(column.type)) for column in table.schema])
-                return cls(schema, item, delimiter, _headers={item: header})
+                table = _parsed(item, span, data, header.names, None, delimiter, first=item)
+                return cls(_settled(table.schema), item, delimiter, _headers={item: header})
         raise NoRows.of(items[0])
 
     def learn(self, item: Item, get: Get) -> None:
@@ -68,7 +67,8 @@ class Csv:
 
     def decode(self, item: Item, span: Span, data: memoryview, columns: Sequence[str] | None) -> pa.Table:
         expected = chosen(self.schema, columns, item)
-        table = _parsed(item, span, data, self._headers[item].names, expected, self.delimiter)
+        names = self._headers[item].names
+        table = _parsed(item, span, data, names, expected, self.delimiter, first=self.first)
         counted(item, span, table.num_rows, remedy=_QUOTES)
         return table
 
@@ -116,28 +116,57 @@ def _number(text: str) -> bool:
 
 
 def _parsed(
-    item: Item, span: Span, data: memoryview, names: Sequence[str], expected: pa.Schema | None, delimiter: str
+    item: Item,
+    span: Span,
+    data: memoryview,
+    names: Sequence[str],
+    expected: pa.Schema | None,
+    delimiter: str,
+    *,
+    first: Item,
 ) -> pa.Table:
     types = None if expected is None else {column.name: column.type for column in expected}
 
     def parse(part: memoryview) -> pa.Table:
-        table = pa.csv.read_csv(
-            pa.BufferReader(pa.py_buffer(part)),
-            # As one block, on this thread: the caller has several, and each parses another span.
-            pa.csv.ReadOptions(use_threads=False, block_size=len(part) + 1, column_names=list(names)),
-            pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            pa.csv.ConvertOptions(column_types=types, include_columns=list(types) if types else []),
-        )
+        table = _read(part, names, types, delimiter)
         return table if expected is None else conformed(table, expected)
 
     try:
         return parse(data)
     except (pa.ArrowException, ValueError, LookupError, OSError, OverflowError) as error:
-        row, offset = lines.first_refused(data, lines.row_ends(data, quoted=True), parse)
-        at = f"byte {span.start + offset} (row {row + 1} of {within(span)})"
-        raise wrong(item, f"is no row like the first ones ({said(error)})", _REMEDY, at=at) from error
+        refused = lines.first_refused(data, lines.row_ends(data, quoted=True), parse)
+        at = f"byte {span.start + refused.offset} (row {refused.row + 1} of {within(span)})"
+        why = ""
+        if expected is not None:
+            why = _misfit(refused.data, names, delimiter, item, first=first, expected=expected)
+        raise wrong(item, f"{why or 'is no row like the first ones'} ({said(error)})", _REMEDY, at=at) from error
 
 
-def _settled(kind: pa.DataType) -> pa.DataType:
+def _read(part: memoryview, names: Sequence[str], types: Mapping[str, pa.DataType] | None, delimiter: str) -> pa.Table:
+    return pa.csv.read_csv(
+        pa.BufferReader(pa.py_buffer(part)),
+        # As one block, on this thread: the caller has several, and each parses another span.
+        pa.csv.ReadOptions(use_threads=False, block_size=len(part) + 1, column_names=list(names)),
+        pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        pa.csv.ConvertOptions(column_types=types, include_columns=list(types) if types else []),
+    )
+
+
+def _misfit(
+    row: memoryview, names: Sequence[str], delimiter: str, item: Item, *, first: Item, expected: pa.Schema
+) -> str:
+    try:
+        found = _read(row, names, None, delimiter).schema
+    except (pa.ArrowException, ValueError, LookupError, OSError, OverflowError):
+        return ""  # it has more values than columns, or none at all, which was said
+    typed = [found.field(column.name) for column in expected if not pa.types.is_string(column.type)]  # all is text
+    return misfit(pa.schema(typed), item, first=first, expected=expected)
+
+
+def _settled(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([pa.field(column.name, _kind(column.type)) for column in schema])
+
+
+def _kind(kind: pa.DataType) -> pa.DataType:
     # What is no UTF-8 would be bytes: as text it is refused, with the row.
     return pa.string() if pa.types.is_null(kind) or pa.types.is_temporal(kind) or pa.types.is_binary(kind) else kind

@@ -15,7 +15,7 @@ import pyarrow.json
 
 from trainkit.data.formats import lines
 from trainkit.data.formats.base import BLOCK, NoRows, Span, counted, said, told, within, wrong
-from trainkit.data.formats.tables import chosen, conformed, plain
+from trainkit.data.formats.tables import chosen, conformed, misfit, plain
 from trainkit.data.items import Get, Item
 
 _REMEDY = (
@@ -27,6 +27,7 @@ _REMEDY = (
 @dataclass(frozen=True, slots=True)
 class JsonLines:
     schema: pa.Schema
+    first: Item
     name: str = "JSON lines"
     seeks: bool = True
 
@@ -40,10 +41,10 @@ class JsonLines:
                     raise wrong(
                         item, "is one JSON list", "Write each of its objects in a line of its own (jq -c '.[]')"
                     )
-                table = _parsed(item, span, data, None, all_keys=True)
+                table = _parsed(item, span, data, None, first=item, all_keys=True)
                 with told(item, "JSON lines"):  # keys are text only when someone asks for them
-                    settled = pa.schema([_settled(field) for field in table.schema])
-                return cls(plain(settled, item))
+                    settled = _settled(table.schema)
+                return cls(plain(settled, item), item)
         raise NoRows.of(items[0])
 
     def learn(self, item: Item, get: Get) -> None:
@@ -54,32 +55,50 @@ class JsonLines:
 
     def decode(self, item: Item, span: Span, data: memoryview, columns: Sequence[str] | None) -> pa.Table:
         expected = chosen(self.schema, columns, item)
-        table = _parsed(item, span, data, expected, all_keys=columns is None)
+        table = _parsed(item, span, data, expected, first=self.first, all_keys=columns is None)
         counted(item, span, table.num_rows, remedy="Write one object in each line")
         return table
 
 
-def _parsed(item: Item, span: Span, data: memoryview, expected: pa.Schema | None, *, all_keys: bool) -> pa.Table:
+def _parsed(
+    item: Item, span: Span, data: memoryview, expected: pa.Schema | None, *, first: Item, all_keys: bool
+) -> pa.Table:
+    unexpected = "infer" if expected is None else "error" if all_keys else "ignore"
+
     def parse(part: memoryview) -> pa.Table:
-        table = pa.json.read_json(
-            pa.BufferReader(pa.py_buffer(part)),
-            # As one block, on this thread: the caller has several, and each parses another span.
-            pa.json.ReadOptions(use_threads=False, block_size=len(part) + 1),
-            pa.json.ParseOptions(expected, unexpected_field_behavior=unexpected),
-        )
+        table = _read(part, expected, unexpected)
         return table if expected is None else conformed(table, expected)
 
-    unexpected = "infer" if expected is None else "error" if all_keys else "ignore"
     try:
         return parse(data)
     except (pa.ArrowException, ValueError, LookupError, OSError, OverflowError) as error:
-        row, offset = lines.first_refused(data, lines.row_ends(data, quoted=False), parse)
-        at = f"byte {span.start + offset} (line {row + 1} of {within(span)})"
-        raise wrong(item, f"is no row like the first ones ({said(error)})", _REMEDY, at=at) from error
+        refused = lines.first_refused(data, lines.row_ends(data, quoted=False), parse)
+        at = f"byte {span.start + refused.offset} (line {refused.row + 1} of {within(span)})"
+        why = "" if expected is None else _misfit(refused.data, item, first=first, expected=expected, all_keys=all_keys)
+        raise wrong(item, f"{why or 'is no row like the first ones'} ({said(error)})", _REMEDY, at=at) from error
 
 
-def _settled(field: pa.Field) -> pa.Field:
-    return pa.field(field.name, _kind(field.type))
+def _read(part: memoryview, expected: pa.Schema | None, unexpected: str) -> pa.Table:
+    return pa.json.read_json(
+        pa.BufferReader(pa.py_buffer(part)),
+        # As one block, on this thread: the caller has several, and each parses another span.
+        pa.json.ReadOptions(use_threads=False, block_size=len(part) + 1),
+        pa.json.ParseOptions(expected, unexpected_field_behavior=unexpected),
+    )
+
+
+def _misfit(row: memoryview, item: Item, *, first: Item, expected: pa.Schema, all_keys: bool) -> str:
+    try:
+        found = _settled(_read(row, None, "infer").schema)
+        if not all_keys:
+            found = pa.schema([field for field in found if field.name in expected.names])
+        return misfit(found, item, first=first, expected=expected)
+    except (pa.ArrowException, ValueError, LookupError, OSError, OverflowError):
+        return ""  # it is no JSON, which was said
+
+
+def _settled(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([pa.field(field.name, _kind(field.type)) for field in schema])
 
 
 def _kind(kind: pa.DataType) -> pa.DataType:
@@ -88,5 +107,5 @@ def _kind(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_list(kind):
         return pa.list_(_kind(kind.value_type))
     if pa.types.is_struct(kind):
-        return pa.struct([_settled(field) for field in kind])
+        return pa.struct([pa.field(field.name, _kind(field.type)) for field in kind])
     return kind

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from enum import Enum, auto
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,8 +81,16 @@ def row_ends(data: memoryview, *, quoted: bool) -> Positions:
     return newlines + 1
 
 
-def first_refused(data: memoryview, ends: Positions, parse: Callable[[memoryview], object]) -> tuple[int, int]:
-    """The first row that `parse` refuses, and where it begins: for people, who look for it in megabytes."""
+class Refused(NamedTuple):
+    """A row that is none: which one, where it begins, and what it is."""
+
+    row: int
+    offset: int
+    data: memoryview
+
+
+def first_refused(data: memoryview, ends: Positions, parse: Callable[[memoryview], object]) -> Refused:
+    """The first row that `parse` refuses: for people, who look for it in megabytes."""
     good, bad = 0, len(ends)  # so many rows are taken, so many are not
     while bad - good > 1:
         tried = (good + bad) // 2
@@ -90,7 +99,8 @@ def first_refused(data: memoryview, ends: Positions, parse: Callable[[memoryview
             good = tried
         except (ValueError, LookupError, OSError, OverflowError, MemoryError):
             bad = tried
-    return good, int(ends[good - 1]) if good else 0
+    begin = int(ends[good - 1]) if good else 0
+    return Refused(good, begin, data[begin : int(ends[good]) if good < len(ends) else len(data)])
 
 
 def _unclosed(item: Item, position: int) -> DataError:

@@ -43,6 +43,29 @@ def agreed(schema: pa.Schema, item: Item, *, first: Item, expected: pa.Schema) -
             raise wrong(item, f"column {field.name!r} is {field.type}, and {there} in {first.url}", remedy)
 
 
+def misfit(found: pa.Schema, item: Item, *, first: Item, expected: pa.Schema) -> str:
+    """Which column of a row that is refused is not as it is in the first item, for people; empty where none is."""
+    where = "the first rows" if item.url == first.url else first.url
+    for field in found:
+        if field.name not in expected.names:
+            return f"has a column {field.name!r}, which {where} {'do' if item.url == first.url else 'does'} not have"
+        there = expected.field(field.name).type
+        if not _fits(field.type, there):
+            return f"column {field.name!r} is {field.type}, and {there} in {where}"
+    return ""
+
+
+def _fits(kind: pa.DataType, there: pa.DataType) -> bool:
+    """Whether values that look like one type are taken for the other: whole numbers are numbers, and null is any."""
+    if pa.types.is_struct(kind) and pa.types.is_struct(there):
+        known = {field.name: field.type for field in there}
+        return all(field.name in known and _fits(field.type, known[field.name]) for field in kind)
+    if pa.types.is_list(kind) and pa.types.is_list(there):
+        return _fits(kind.value_type, there.value_type)
+    whole = pa.types.is_integer(kind) and pa.types.is_floating(there)
+    return bool(whole or pa.types.is_null(kind) or kind.equals(there))
+
+
 def chosen(expected: pa.Schema, columns: Sequence[str] | None, item: Item) -> pa.Schema:
     """The part of the schema that was asked for, in its own order."""
     if columns is None:
