@@ -109,7 +109,7 @@ class Module:
         aliases: dict[str, str] = {}
         others: dict[str, Any] = {}
         seen: dict[Any, str] = {}
-        for key, value in self.module.state_dict().items():
+        for key, value in self.module.state_dict(keep_vars=True).items():  # `local` detaches them, at less cost
             name = plain(key)
             if not isinstance(value, Tensor):
                 others[name] = value
