@@ -117,7 +117,7 @@ class Module:
         aliases: dict[str, str] = {}
         others: dict[str, Any] = {}
         seen: dict[Any, str] = {}
-        state = self.module.state_dict(keep_vars=True)
+        state = self.module.state_dict(keep_vars=True)  # `local` detaches them, at less cost
         for key, value in state.items():
             name = plain(key)
             if not isinstance(value, Tensor) or key.endswith(_EXTRA_STATE):
@@ -302,7 +302,8 @@ def plain_names(module: nn.Module) -> Callable[[str], str]:
 
 def _inner(module: Any) -> str | None:
     """The name under which a wrapper has its module; None for any other."""
-    return _inner_of(type(module))
+    kind: type[object] = type(module)
+    return _inner_of(kind)
 
 
 @cache
