@@ -89,6 +89,7 @@ def _of_mesh(name: str, shape: Shape, mesh: Any, placements: Any) -> tuple[tuple
         )
     alike = _and_its_like(mesh)
     ranks: dict[Box, list[int]] = {}
+    coordinate: tuple[int, ...]
     for coordinate in itertools.product(*(range(length) for length in mesh.shape)):
         lengths, offsets = _compute_local_shape_and_global_offset(
             torch.Size(shape), mesh.shape, list(coordinate), placements

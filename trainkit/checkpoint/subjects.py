@@ -302,7 +302,7 @@ def plain_names(module: nn.Module) -> Callable[[str], str]:
 
 def _inner(module: Any) -> str | None:
     """The name under which a wrapper has its module; None for any other."""
-    kind: type[object] = type(module)
+    kind: Any = type(module)  # which mypy takes for something that cannot be a key
     return _inner_of(kind)
 
 
