@@ -96,7 +96,7 @@ def _of_mesh(name: str, shape: Shape, mesh: Any, placements: Any) -> tuple[tuple
         )
         if 0 not in lengths:
             holders = ranks.setdefault(Box(tuple(offsets), tuple(lengths)), [])
-            holders += alike[:, *coordinate].tolist()
+            holders += alike.movedim(0, -1)[coordinate].tolist()
     return tuple((box, tuple(sorted(holders))) for box, holders in ranks.items())
 
 
