@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,8 @@ class Checkpointer:
             self._skip(answer)
         elif answer.attempt:
             self._stage(answer.attempt, self._done, began)
+        elif not self._staging.plan.tensors:
+            self._make_room()
 
     def save(self, step: int, **metrics: Any) -> bool:
         """Save now, due or not, and wait until it is committed in all places. Returns whether it is in the last one.
@@ -191,12 +194,21 @@ class Checkpointer:
             probe.unlink(missing_ok=True)
         return seen
 
+    def _make_room(self) -> None:
+        """Before the first save is due: the arena's pages are made while the training goes on, and not in its stead."""
+        with suppress(CheckpointError, OSError):  # a save will say it
+            self._staging.lay_out(self._collect())
+
+    def _collect(self) -> Collected:
+        collected = Collected()
+        for subject in self._subjects.values():
+            subject.collect(collected, self._holders)
+        return collected
+
     def _stage(self, attempt: str, step: int, began: float) -> bool:
         """Copy the state for the writer. Returns whether it was."""
         try:
-            collected = Collected()
-            for subject in self._subjects.values():
-                subject.collect(collected, self._holders)
+            collected = self._collect()
             if not self._staging.fits(collected):
                 self._staging.lay_out(collected)
             if self._agreed != self._staging.plan.digest:

@@ -72,7 +72,9 @@ def local(tensor: Tensor) -> Tensor:
     """This rank's part of a tensor, without a copy, and without a history."""
     part: Any = tensor
     if hasattr(part, "to_local"):
-        with torch.no_grad():  # else, as after detach(), a dispatch of DTensor's: the stall of 400 tensors is 10 ms longer
+        with (
+            torch.no_grad()
+        ):  # else, as after detach(), a dispatch of DTensor's: the stall of 400 tensors is 10 ms longer
             part = part.to_local()
     return part.detach()  # type: ignore[no-any-return]
 
