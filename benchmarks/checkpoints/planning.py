@@ -124,7 +124,12 @@ def tensors(ranks: int, count: int) -> dict[str, Tensor]:
     for number in range(count):
         width = 1 + number % SHAPES
         made[f"model.layers.{number // 10}.part_{number % 10}.weight"] = DTensor.from_local(
-            torch.zeros(1, width), mesh, [Shard(0)], run_check=False, shape=torch.Size((ranks, width)), stride=(width, 1)
+            torch.zeros(1, width),
+            mesh,
+            [Shard(0)],
+            run_check=False,
+            shape=torch.Size((ranks, width)),
+            stride=(width, 1),
         )
     return made
 
