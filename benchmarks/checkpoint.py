@@ -331,7 +331,7 @@ def planning(size: Size) -> dict[str, Any]:
         return dict(json.loads(subprocess.run(argv, check=True, capture_output=True, text=True).stdout))
 
     note("planning")
-    peers = (2, 8) if size.ranks < 1000 else (2, 8, 16)
+    peers = (2, 4, 8)
     return {f"trainkit, {size.ranks} ranks": run(0)} | {f"DCP, {count} ranks": run(count) for count in peers}
 
 
