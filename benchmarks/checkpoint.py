@@ -1,11 +1,11 @@
 """What a checkpoint costs: the stall, the commit, memory, S3, restoring, a restart, planning; ours beside its peers.
 
-    python benchmarks/checkpoint.py [--quick] [--json] [--only PART]      # Ctrl-C: the rounds so far count
+    python benchmarks/checkpoint.py [--quick] [--json] [--only PART]      # Ctrl-C: what is there by then counts
 
-Two ranks on gloo have a model sharded by FSDP2 and its AdamW: 0.6 GB in 384 tensors. Each way of saving runs in processes
-of its own, in turn with the others, and every save comes right after two calibrations by all ranks at once: a memcpy of as
-many bytes as the rank has, and their write and fsync to the same disk. What is reported is the ratio to these, save by
-save, since both change by the minute on a shared machine; of two ranks the slower counts.
+Two ranks on gloo have a model sharded by FSDP2 and its AdamW: 0.6 GB in 384 tensors. Each way of saving runs in
+processes of its own, in turn with the others, and every save comes right after two calibrations by all ranks at once: a
+memcpy of as many bytes as the rank has, and their write and fsync to the same disk. What is reported is the ratio to
+these, save by save, since both change by the minute on a shared machine; of two ranks the slower counts.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -34,6 +34,7 @@ from trainkit.launch.processes import become_reaper, kill_descendants
 HERE = Path(__file__).resolve().parent
 HELPERS = HERE / "checkpoints"
 PEERS = HERE.parent / ".venvs/checkpoints"
+DATA = HERE.parent / ".bench-data"
 sys.path.insert(0, str(HELPERS))
 LONGEST = 400.0  # seconds of one launch
 NAMES: Mapping[str, str] = MappingProxyType(
@@ -118,14 +119,16 @@ def launch(
             for rank in range(ranks)
         ]  # fmt: skip
         until = time.monotonic() + LONGEST
-        while any(one.poll() is None for one in running) and time.monotonic() < until:
-            if any(one.poll() for one in running):
-                break
-            if watch:
-                watch([one.pid for one in running])
-            time.sleep(0.1)
-        well = all(one.poll() == 0 for one in running)
-        kill_descendants()
+        try:
+            while any(one.poll() is None for one in running) and time.monotonic() < until:
+                if any(one.poll() for one in running):
+                    break
+                if watch:
+                    watch([one.pid for one in running])
+                time.sleep(0.1)
+            well = all(one.poll() == 0 for one in running)
+        finally:
+            kill_descendants()
         log.seek(0)
         said = log.read().decode(errors="replace")
     if not well:
@@ -149,6 +152,8 @@ def stalls(size: Size) -> dict[str, Any]:
                     launches[way].append(launch("stall", way, folder, size))
                 except Failed as error:
                     failed[way] = str(error)
+                except KeyboardInterrupt:
+                    break
     return {way: _stall(way, found) for way, found in launches.items() if found} | {
         way: {"failed": why} for way, why in failed.items() if not launches[way]
     }
@@ -253,9 +258,9 @@ def s3(size: Size) -> dict[str, Any]:
     memory_disk = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
     for way in ("trainkit", "dcp-s3") if _packages() else ("trainkit",):
         note(f"S3: {NAMES[way]}")
-        with scratch() as folder, serve() as port, tempfile.TemporaryDirectory(dir=memory_disk) as near:
+        with scratch() as folder, serve() as bucket, tempfile.TemporaryDirectory(dir=memory_disk) as near:
             environ = {
-                "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port}", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+                "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{bucket.server_port}", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{bucket.server_port}",
                 "AWS_ACCESS_KEY_ID": "AKIATESTTESTTESTTEST", "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-benchmark",
                 "AWS_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
             }  # fmt: skip
@@ -264,13 +269,13 @@ def s3(size: Size) -> dict[str, Any]:
                 environ["TRAINKIT_CHECKPOINT_URL"] = where
                 where = f"{near}/a"
             ranks = launch("stall", way, folder, size, where=where, environ=environ, raw=False, saves=5)
-            saved = ask(port, "_stats")
+            saved = dict(bucket.counts)
             row = _stall(way, [ranks])
-            ask(port, "_reset")
+            bucket.counts.clear()
             where = f"{near}/b" if way == "trainkit" else where
             step = {"step": 4} if way != "trainkit" else {}
             read = launch("restore", way, folder, size, where=where, environ=environ, turns=1, **step)
-            came = ask(port, "_stats")
+            came = dict(bucket.counts)
             took = _restore(read)
         moved = {"bytes in", "bytes out"}
         found[way] = {
@@ -283,19 +288,16 @@ def s3(size: Size) -> dict[str, Any]:
 
 
 @contextmanager
-def serve() -> Iterator[int]:
-    """The server's port."""
-    with subprocess.Popen([sys.executable, HELPERS / "bucket.py"], stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout
+def serve() -> Iterator[Any]:
+    """The server, in threads of this process, which only waits meanwhile."""
+    from bucket import Bucket
+
+    with Bucket() as bucket:
+        threading.Thread(target=bucket.serve_forever, daemon=True).start()
         try:
-            yield int(server.stdout.readline())
+            yield bucket
         finally:
-            server.kill()
-
-
-def ask(port: int, what: str) -> dict[str, int]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{what}") as answer:
-        return dict(json.loads(answer.read() or b"{}"))
+            bucket.shutdown()
 
 
 def restarts(size: Size) -> dict[str, Any]:
@@ -304,8 +306,9 @@ def restarts(size: Size) -> dict[str, Any]:
 
     dice = random.Random(1)
     found: dict[str, Any] = {}
-    for launcher, way in (("fork", "trainkit"), ("spawn", "trainkit"), ("torchrun", "dcp")):
-        name = f"{launcher}, {NAMES[way]}"
+    ours, theirs = ("ours", "Ours"), ("ways", "Dcp")
+    for launcher, way in (("fork", ours), ("spawn", ours), ("torchrun", theirs)):
+        name = f"{launcher}, {NAMES['trainkit' if way is ours else 'dcp']}"
         note(f"restart: {name}")
         came = measure(launcher, way, kills=size.kills, blocks=size.blocks, dice=dice)
         well = [one for one in came if one]
@@ -328,7 +331,7 @@ def planning(size: Size) -> dict[str, Any]:
         return dict(json.loads(subprocess.run(argv, check=True, capture_output=True, text=True).stdout))
 
     note("planning")
-    peers = (2, 8) if size.ranks < 1000 else (2, 8, 16)
+    peers = (2, 4, 8)
     return {f"trainkit, {size.ranks} ranks": run(0)} | {f"DCP, {count} ranks": run(count) for count in peers}
 
 
@@ -339,7 +342,8 @@ def note(text: str) -> None:
 @contextmanager
 def scratch() -> Iterator[Path]:
     """A folder on the disk where we are: others are often in memory."""
-    with tempfile.TemporaryDirectory(prefix="checkpoint-", dir=HERE.parent, ignore_cleanup_errors=True) as folder:
+    DATA.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="checkpoint-", dir=DATA, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
@@ -348,9 +352,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="within a minute or two: 0.1 GB, ours and DCP")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--only", choices=("stall", "memory", "restore", "s3", "restart", "planning"))
+    parser.add_argument("--ways", help=f"for the stall and the memory, with commas between: {', '.join(FULL.ways)}")
+    parser.add_argument("--rounds", type=int, help="launches of each way for the stall (2; quick: 1)")
+    parser.add_argument("--saves", type=int, help="of each launch (11; quick: 5); the first counts apart")
+    parser.add_argument("--long", type=int, help="saves of ours for the memory (100; quick: 8)")
     options = parser.parse_args()
     become_reaper()  # whatever a way leaves running falls to us
     size, load = QUICK if options.quick else FULL, os.getloadavg()[0]
+    chosen = {name: getattr(options, name) for name in ("rounds", "saves", "long")}
+    size = size._replace(**{name: value for name, value in chosen.items() if value})
+    size = size._replace(ways=tuple(options.ways.split(","))) if options.ways else size
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "stall": lambda: stalls(size),
         "restore": lambda: restores(size, quick=options.quick),

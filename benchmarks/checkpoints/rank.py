@@ -7,6 +7,7 @@ the same thing at the same time.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -19,9 +20,12 @@ import costs
 import state
 import torch
 import torch.distributed as dist
-from ways import WAYS, Way
+from ours import Way
+from ways import WAYS
 
 Told = Mapping[str, Any]
+PAUSE = 5.0
+"""Seconds of training, as it were, before the first save: no job saves in its first step."""
 
 
 def main() -> None:
@@ -52,7 +56,9 @@ def stall(told: Told, model: torch.nn.Module, optimizer: torch.optim.Optimizer, 
     saves = []
     for step in range(told["saves"]):
         way.prepare(step)
-        raw = machine.write() if told["raw"] else 0.0
+        if not step:
+            time.sleep(PAUSE)
+        raw = machine.write() if told["raw"] else math.nan
         copies = [machine.copy() for _ in range(3)]
         used = costs.cpu(os.getpid())
         state.meet()

@@ -1,7 +1,7 @@
 """A kill of a rank that has 0.6 GB of state, and what it takes until all ranks have done a step again.
 
-The launchers, the stamps and their reading are benchmarks/restarts.py's. Every tenth step is saved and waited for; a rank,
-chosen at random, dies five steps after that, so nothing is being written then.
+The launchers, the stamps and their reading are benchmarks/restarts.py's. Every tenth step is saved and waited for; a
+rank, chosen at random, dies five steps after that, so nothing is being written then.
 """
 
 from __future__ import annotations
@@ -23,11 +23,9 @@ def stamp(what, step=-1):
 stamp("entered")
 import json, signal
 import torch, torch.distributed as dist
-import torch.distributed.checkpoint
-import torch.distributed.fsdp
 sys.path.insert(0, HELPERS)
-import state
-from ways import WAYS
+import state  # which makes a torch.optim.AdamW
+from MODULE import CLASS
 kills = json.loads((folder / "kills.json").read_text())
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
@@ -35,7 +33,7 @@ stamp("met")
 model, optimizer = state.build(blocks=BLOCKS)
 stamp("built")
 (folder / "where").mkdir(exist_ok=True)
-way = WAYS[WAY](model, optimizer, str(folder / "where"))
+way = CLASS(model, optimizer, str(folder / "where"))
 saved = folder / "saved"
 start = torch.tensor([int(saved.read_text()) if rank == 0 and saved.exists() else 0])
 dist.broadcast(start, 0)
@@ -65,14 +63,19 @@ os._exit(0)
 
 
 def measure(
-    launcher: str, way: str, *, kills: int, blocks: int, dice: random.Random
+    launcher: str, way: tuple[str, str], *, kills: int, blocks: int, dice: random.Random
 ) -> list[tuple[Recovery, float] | None]:
-    """For each kill: until all ranks had entered, met and stepped, and seconds of the last one's restoration."""
+    """For each kill: until all ranks had entered, met and stepped, and seconds of the slowest restoration.
+
+    `way`: its module and its class.
+    """
     contender = Contender(launcher, 1, 2)
     with tempfile.TemporaryDirectory(prefix="restart-") as name:
         folder = Path(name)
         script = SCRIPT.replace("HELPERS", repr(str(Path(__file__).parent)))
-        script = script.replace("BLOCKS", str(blocks)).replace("WAYS[WAY]", f"WAYS[{way!r}]")
+        script = script.replace("BLOCKS", str(blocks)).replace(
+            "from MODULE import CLASS", f"from {way[0]} import {way[1]} as CLASS"
+        )
         (folder / "train.py").write_text(script)
         (folder / "kills.json").write_text(json.dumps([(dice.randrange(2), 10 * n + 15) for n in range(kills)]))
         run_once(contender, folder)

@@ -1,15 +1,8 @@
-"""Ways to save and to restore, each as its documentation says that it is best used.
-
-way.prepare(step)       a step at which nothing is saved: what a way does beforehand, it may do here
-way.save(step)          what holds up the training
-way.wait()              until it is committed, and nothing of it is under way
-way.forget(step)        delete an older one, where the way does not itself
-"""
+"""The peers' ways to save and to restore, each as its documentation says that it is best used."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -19,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from ours import Ours, Way
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -29,62 +23,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
 
-import trainkit
-
 S3_REGION = "us-east-1"
-
-
-class Way:
-    """`where`: a folder, or a URL for the ways that take one."""
-
-    def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, where: str) -> None:
-        self.model, self.optimizer, self.where = model, optimizer, where
-
-    def prepare(self, step: int) -> None: ...
-
-    def save(self, step: int) -> None:
-        raise NotImplementedError
-
-    def wait(self) -> None: ...
-
-    def restore(self, step: int) -> None:
-        raise NotImplementedError
-
-    def forget(self, step: int) -> None:
-        if not dist.is_initialized() or dist.get_rank() == 0:
-            shutil.rmtree(self.place(step), ignore_errors=True)
-
-    def close(self) -> None: ...
-
-    def place(self, step: int) -> str:
-        return f"{self.where}/step-{step}"
-
-
-class Ours(Way):
-    """job.checkpointer, the two newest kept. Every second step is one at which a save is due."""
-
-    def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, where: str) -> None:
-        super().__init__(model, optimizer, where)
-        os.chdir(where)
-        self._ckpt = trainkit.job().checkpointer(every=2, model=model, optimizer=optimizer)
-
-    def prepare(self, step: int) -> None:
-        self._ckpt.step(2 * step)
-
-    def save(self, step: int) -> None:
-        self._ckpt.step(2 * step + 1)
-
-    def wait(self) -> None:
-        self._ckpt.wait()
-
-    def restore(self, step: int) -> None:
-        if not self._ckpt.restore():
-            raise SystemExit("there was nothing to restore")
-
-    def forget(self, step: int) -> None: ...
-
-    def close(self) -> None:
-        self._ckpt.close()
 
 
 class Dcp(Way):
@@ -157,7 +96,7 @@ class DcpReused(DcpAsync):
 
 
 class DcpProcess(DcpReused):
-    """torchtitan's async_with_pinned_mem: a process beside and shared memory, reused; pinned only where there is a GPU."""
+    """torchtitan's async_with_pinned_mem: a process beside, shared memory, reused; pinned only where there is a GPU."""
 
     checkpointer = AsyncCheckpointerType.PROCESS
     options = StagingOptions(
