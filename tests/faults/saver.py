@@ -242,5 +242,6 @@ def told(log: Path) -> Iterator[tuple[int, int, str, int, str]]:
     """What all ranks have said: life, rank, what, number, more."""
     if log.exists():
         for line in log.read_text().splitlines():
-            life, rank, what, number, more = line.split("\t")
-            yield int(life), int(rank), what, int(number), more
+            if line.count("\t") == 4:  # else it is just being written
+                life, rank, what, number, more = line.split("\t")
+                yield int(life), int(rank), what, int(number), more

@@ -150,7 +150,8 @@ def test_a_killed_writer_is_started_anew_and_the_next_save_is_committed(tmp_path
     with job([str(tmp_path)]) as running:
         assert running.until_saved(1) == 1
         kill(running.clients[1])
-        assert found(tmp_path) == running.until_saved(2)
+        last = running.until_saved(2)
+        assert found(tmp_path) == last
         (remark,) = running.clients[1].remarks
         assert remark == "the process that writes checkpoints ended (exit code -9); another one was started"
 
