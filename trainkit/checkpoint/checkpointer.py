@@ -20,10 +20,18 @@ from trainkit.checkpoint.schedule import Schedule
 from trainkit.checkpoint.staging import Staging
 from trainkit.checkpoint.subjects import Collected, of
 from trainkit.checkpoint.world import World
+from trainkit.contract import writers
 from trainkit.errors import CheckpointError, PeerLost
 
 END_PATIENCE = 3600.0
 """Seconds that the end of a job waits for its last save to be written."""
+
+NOTICE = 5.0
+"""Seconds after which waiting is said."""
+QUIET = 60.0
+"""Seconds between two mentions of one and the same reason."""
+EARLIER_PATIENCE = 10.0
+"""Seconds that a restarted rank waits for what was being saved when the last one died: it is newer than all else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +71,11 @@ class Checkpointer:
         self._agreed: str | None = None
         """The digest of the plan that all ranks have."""
         self._next = 0
-        self._saved = -1
+        self._restored = False
         self._done: int | None = None
         self._metrics: Mapping[str, Any] = {}
         self._stalls: dict[str, float] = {}
-        self._skipped = 0
+        self._skipped: tuple[str | None, float] = (None, 0.0)
         self._warned = self._closed = False
         self._pid = os.getpid()
 
@@ -81,8 +89,11 @@ class Checkpointer:
         Collective. Raises CheckpointError, on all ranks, where there are checkpoints and none can be used, or where
         the newest one is of another model; StorageError where a place cannot be listed.
         """
+        self._restored = True
         if fresh:
             return 0
+        writers.wait_for_earlier(os.environ, patience=EARLIER_PATIENCE)
+        self._world.gather(None)  # on all hosts
         restorer = Restorer(self._world, self._subjects, self._holders, self._tell)
         began = time.monotonic()
         restored = restorer.restore(self._tiers, without=without)
@@ -95,8 +106,6 @@ class Checkpointer:
                 )
         if restored is None:
             return 0
-        self._next = 0
-        self._saved = restored.manifest.step
         self._tell(_restored(restored, time.monotonic() - began))
         return restored.manifest.step
 
@@ -106,29 +115,31 @@ class Checkpointer:
         Saving copies the state, and leaves the rest to another process. A save that is due while the one before it is
         still being written is skipped. Raises CheckpointError, on all ranks, where the state cannot be saved.
         """
-        self._done, self._metrics = step + 1, metrics
+        self._begin(step, metrics)
         self._hear()
-        if self._done < self._next:
+        if not self._staging.laid_out:  # before the first save, which is to be as quick as all others
+            self._prepare()
+        if step + 1 < self._next:
             return
         began = time.perf_counter()
-        answer = self._client.ask(self._done, metrics=self._numbers())
+        answer = self._client.ask(step + 1, metrics=self._numbers())
         self._next = answer.next
         if answer.why is not None:
-            self._skip(answer)
+            self._skip(step + 1, answer)
         elif answer.attempt:
-            self._stage(answer.attempt, self._done, began)
+            self._stage(answer.attempt, step + 1, began)
 
     def save(self, step: int, **metrics: Any) -> bool:
         """Save now, due or not, and wait until it is committed in all places. Returns whether it is in the last one.
 
         `step` is the one that has just ended, as for `step`.
         """
-        self._done, self._metrics = step + 1, metrics
-        return self._finish(self._done, deadline=time.monotonic() + END_PATIENCE)
+        self._begin(step, metrics)
+        return self._finish(step + 1, deadline=time.monotonic() + END_PATIENCE)
 
     def stop(self, *, left: float) -> bool:
         """Save the last step that ended, unless it is saved, within `left` seconds. Returns whether it is durable."""
-        if self._done is None or self._done == self._saved:
+        if self._done is None:
             return True
         return self._finish(self._done, deadline=time.monotonic() + left)
 
@@ -136,7 +147,9 @@ class Checkpointer:
         """Wait until what was staged is committed, or is known to have failed."""
         if self._stalls and os.getpid() == self._pid:
             for attempt in list(self._stalls):
-                self._client.end_of(attempt, patience=patience)
+                if not self._client.end_of(attempt, patience=min(patience, NOTICE)):
+                    self._tell("checkpoint: waiting until the last save is written")
+                    self._client.end_of(attempt, patience=patience)
             self._hear()
 
     def close(self) -> None:
@@ -180,7 +193,7 @@ class Checkpointer:
 
     def _shared(self, folder: Path) -> bool:
         """Whether all hosts see the same folder there."""
-        name = self._world.from_first(f".trainkit-{socket.gethostname()}-{os.getpid()}")
+        name = self._world.from_first(f"trainkit-{socket.gethostname()}-{os.getpid()}{tiers.IGNORED}")
         probe = folder / name
         if self._world.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
@@ -191,16 +204,33 @@ class Checkpointer:
             probe.unlink(missing_ok=True)
         return seen
 
+    def _begin(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """A step has ended."""
+        if not self._restored:
+            raise CheckpointError("call restore() before the first step; restore(fresh=True) begins anew in any case")
+        self._done, self._metrics = step + 1, metrics
+
+    def _collect(self) -> Collected:
+        collected = Collected()
+        for subject in self._subjects.values():
+            subject.collect(collected, self._holders)
+        return collected
+
+    def _prepare(self) -> None:
+        """Plan, and have the arena's pages made beside the training: now there is a state of the optimizer, too."""
+        try:
+            self._staging.lay_out(self._collect())
+        except OSError as error:
+            self._say(f"checkpoint: there is no memory for a copy of the state yet: {error}")
+
     def _stage(self, attempt: str, step: int, began: float) -> bool:
         """Copy the state for the writer. Returns whether it was."""
         try:
-            collected = Collected()
-            for subject in self._subjects.values():
-                subject.collect(collected, self._holders)
+            collected = self._collect()
             if not self._staging.fits(collected):
                 self._staging.lay_out(collected)
             if self._agreed != self._staging.plan.digest:
-                if why := self._client.agree(attempt, self._staging.plan):
+                if why := self._client.agree(attempt, self._staging.plan, waiting=self._waiting):
                     raise CheckpointError(why)
                 self._agreed = self._staging.plan.digest
             files, own = self._staging.copy(collected)
@@ -211,9 +241,14 @@ class Checkpointer:
                 return False
             raise
         self._client.staged(attempt, step, self._staging.plan, files, own)
-        self._saved = step
         self._stalls[attempt] = time.perf_counter() - began
         return True
+
+    def _waiting(self) -> None:
+        self._say(
+            f"checkpoint: rank {self._world.rank} waits for the first save of the others; "
+            "all ranks must call the checkpointer at the same steps"
+        )
 
     def _finish(self, step: int, *, deadline: float) -> bool:
         """Save this step and wait for it."""
@@ -249,9 +284,12 @@ class Checkpointer:
                 "last save will be lost then. Save more often, or make saves shorter: more ranks, a nearer bucket"
             )
 
-    def _skip(self, answer: Answer) -> None:
-        self._skipped += 1
-        self._tell(f"checkpoint of step {self._done} skipped ({answer.skipped} so far): {answer.why}")
+    def _skip(self, step: int, answer: Answer) -> None:
+        """Say so, but not at each step, where it is the same each time."""
+        why, until = self._skipped
+        if answer.why != why or time.monotonic() > until:
+            self._skipped = (answer.why, time.monotonic() + QUIET)
+            self._tell(f"checkpoint of step {step} skipped ({answer.skipped} so far): {answer.why}")
 
     def _numbers(self) -> dict[str, float]:
         """What the script measured, as far as it is numbers: a tensor on a GPU is only looked at when it is saved."""

@@ -18,11 +18,11 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import trainkit
 from trainkit.checkpoint.arena import Arena
 from trainkit.checkpoint.assignment import Assignment
 from trainkit.checkpoint.line import Line, Message
@@ -35,6 +35,8 @@ _ANSWER = 120.0
 """Seconds for an answer, which may have to wait for the other ranks' first question."""
 
 
+_AGREEMENT = 3600.0
+_NOTICE = 30.0
 _REMEMBERED = 16  # ends
 
 
@@ -87,8 +89,9 @@ class Client:
         self._new: list[End] = []
         self.remarks: list[str] = []
         """What went wrong and harms no checkpoint: a deletion, a writer that had to be started anew."""
-        self._pid = os.getpid()
         self._start()
+        alone = weakref.WeakMethod(self._forked)
+        os.register_at_fork(after_in_child=lambda: (forked := alone()) and forked())
 
     @property
     def pid(self) -> int:
@@ -148,14 +151,19 @@ class Client:
         self._known = message.get("plan", self._known)
         return Answer(**{name: message[name] for name in Answer._fields if name in message})
 
-    def agree(self, attempt: str, plan: Plan) -> str | None:
+    def agree(self, attempt: str, plan: Plan, *, waiting: Callable[[], None]) -> str | None:
         """Tell a plan that is new to this rank, and wait for the others'. Returns why there will be no save, or None.
 
-        Raises CheckpointError, on all ranks that ask, where they differ.
+        Ranks may be far apart here, as before a collective: `waiting` is called once where it takes long. Raises
+        CheckpointError, on all ranks that ask, where they differ.
         """
         self._line.send({"say": "planned", "attempt": attempt, "digest": plan.digest, "plan": plan.document})
+
+        def answered(message: Message) -> bool:
+            return "alone" in message or message.get("agreed") == attempt
+
         try:
-            message = self._wait(lambda message: "alone" in message or message.get("agreed") == attempt, _ANSWER)
+            message = self._wait(answered, _AGREEMENT, notice=waiting)
         except PeerLost as error:
             return str(error)
         if "differs" in message:
@@ -215,9 +223,13 @@ class Client:
         if self.arena:
             self.arena.close()
 
+    def _forked(self) -> None:
+        """In a child of the rank, a loader's worker for instance: the writer must see when the rank itself ends."""
+        self._line.close()
+
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
-        home = str(Path(trainkit.__file__).parents[1])
+        home = str(Path(__file__).parents[2])  # however this process found trainkit, the writer finds the same
         path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
         with theirs:
             try:
@@ -245,9 +257,11 @@ class Client:
     def _hand_over(self, arena: Arena) -> None:
         self._line.send({"say": "arena"}, [arena.descriptor])
 
-    def _wait(self, wanted: Callable[[Message], bool], patience: float) -> Message:
+    def _wait(
+        self, wanted: Callable[[Message], bool], patience: float, *, notice: Callable[[], None] | None = None
+    ) -> Message:
         """The first message of this kind. Raises PeerLost where none comes in `patience` seconds, or ever."""
-        deadline = time.monotonic() + patience
+        began = time.monotonic()
         while True:
             while self._waiting:
                 message = self._waiting.pop(0)
@@ -255,10 +269,13 @@ class Client:
                     return message
             if self._line.closed:
                 raise PeerLost(f"the process that writes checkpoints ended ({self._end()})")
-            left = deadline - time.monotonic()
-            if left <= 0:
+            waited = time.monotonic() - began
+            if waited >= patience:
                 raise PeerLost(f"the process that writes checkpoints gave no answer within {patience:g} s")
-            self._listen(left)
+            if notice and waited >= _NOTICE:
+                notice()
+                notice = None
+            self._listen(min(patience - waited, _NOTICE))
 
     def _listen(self, patience: float) -> None:
         """Wait for something to come, and note it."""

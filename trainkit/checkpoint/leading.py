@@ -85,11 +85,11 @@ class Lead:
                 orders = coordinator.staged(rank, attempt, message["digest"], plan=self._plan(message), now=now)
             case "unable":
                 orders = coordinator.unable(rank, attempt, message["why"], now=now)
+            case "ended":
+                orders = coordinator.ended(rank, now=now)
             case "receipt":
                 files = [File.read(document) for document in message["files"]]
                 orders = coordinator.receipt(rank, attempt, message["tier"], files, own=message["own"], now=now)
-            case "ended":
-                orders = coordinator.ended(rank, now=now)
             case "refused":
                 orders = coordinator.refused(rank, attempt, message["tier"], message["why"], now=now)
         self._carry_out(orders)

@@ -38,6 +38,10 @@ class Staging:
         self._copies: list[_Copy] = []
         self._tensors_end = 0
 
+    @property
+    def laid_out(self) -> bool:
+        return self._held is not None
+
     def fits(self, collected: Collected) -> bool:
         """Whether the arena is laid out for these tensors."""
         return self._held == collected.held
@@ -52,8 +56,8 @@ class Staging:
             starts.append(at)
             at += -(-one.size // _ALIGNED) * _ALIGNED
         self._tensors_end = at
+        self._files, self._copies = [], []  # what holds the arena of before
         self._arena = arena = self._client.room(at + _ROOM_TO_GROW * own.measure(collected.own).size)
-        self._files, self._copies = [], []
         dtypes = {held.name: OF_NAME[held.dtype] for held in collected.held}
         for (copies, one), start in zip(images, starts, strict=True):
             name = image.file_name(self._rank, copies=copies)

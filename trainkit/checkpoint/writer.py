@@ -10,6 +10,7 @@ It ends when its rank is gone and nothing of the rank's is under way.
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 import socket
 import sys
@@ -24,6 +25,7 @@ from trainkit.checkpoint.leading import Lead
 from trainkit.checkpoint.line import Line, Message
 from trainkit.checkpoint.loop import Loop
 from trainkit.checkpoint.manifest import File, directory
+from trainkit.contract import writers
 from trainkit.errors import StorageError
 
 
@@ -180,4 +182,5 @@ def main(descriptor: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    with writers.registered(os.environ):
+        main(int(sys.argv[1]))

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from trainkit.errors import CheckpointError
 from trainkit.job.facts import Facts
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ class Checkpoints:
 
     def make(self, objects: Mapping[str, Any], *, schedule: Schedule, retention: Retention) -> Checkpointer:
         """Collective. Raises CheckpointError, PeerLost."""
+        if self._made:
+            raise CheckpointError("this job has a checkpointer already; give one all the objects")
         from trainkit.checkpoint.checkpointer import Checkpointer, Setup
         from trainkit.checkpoint.world import World
 

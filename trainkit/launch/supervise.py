@@ -8,6 +8,7 @@ read, plan  →  import torch in the template ┐
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from trainkit.contract import writers
 from trainkit.contract.environ import CLUSTER_KEY, RUN_DIR
 from trainkit.contract.job import Job
 from trainkit.contract.outcome import LIMIT, Outcome, left_early
@@ -43,6 +45,9 @@ from trainkit.plan.launch import LaunchPlan, Meeting
 from trainkit.plan.machine import Machine
 from trainkit.plan.script import Script
 from trainkit.plan.world import World
+
+WRITERS_GRACE = 20.0
+"""Seconds for a checkpoint that is being written when the ranks are gone."""
 
 
 def run(job: Job, *, machine: Machine, script: Script, environ: Mapping[str, str], console: Console) -> Outcome:
@@ -182,7 +187,7 @@ class _Supervisor:
 
     def _begin_again(self, meeting: Meeting) -> Meeting:
         """Clear away what the last generation left. Every restart has come so far on every host."""
-        self._clear_ranks()
+        self._clear_ranks(spare=writers.alive(self._run_dir))  # what was copied last may be what is restored
         with suppress(OSError):  # there is none; the next generation's cause is not this one's
             failure = self._plan.job.paths.failure
             failure.replace(failure.with_name("failure.previous"))
@@ -259,15 +264,25 @@ class _Supervisor:
     def _end_everything(self) -> None:
         """No process of the job outlives this, whatever state we are in."""
         self._engine.close()
+        self._carry_out([Signal(tuple(self._course.running), signal.SIGKILL)])
+        self._let_writers_finish()
         self._clear_ranks()
         if self._relay:
             self._relay.close()
         self._console.finish()
 
-    def _clear_ranks(self) -> None:
-        """What the ranks started, and the ranks themselves if any run."""
+    def _let_writers_finish(self) -> None:
+        """A state that a rank copied before it died becomes a checkpoint, if that takes no longer than the grace."""
+        deadline = min(time.monotonic() + WRITERS_GRACE, self._course.deadline or math.inf)
+        # Those that are ours: a process id that was used again may be anybody's.
+        while not self._impatient and time.monotonic() < deadline and writers.alive(self._run_dir) & {*children()}:
+            self._loop.turn(until=min(deadline, time.monotonic() + 0.1))
+            self._reap()
+
+    def _clear_ranks(self, *, spare: frozenset[int] = frozenset()) -> None:
+        """What the ranks started but `spare`, and the ranks themselves if any run."""
         self._carry_out([Signal(tuple(self._course.running), signal.SIGKILL)])
-        kill_descendants(spare=self._engine.helpers | self._strangers)
+        kill_descendants(spare=self._engine.helpers | self._strangers | spare)
         if self._ranks:
             self._ranks.close()
             self._ranks = None
