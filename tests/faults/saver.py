@@ -159,7 +159,7 @@ class Rank:
         if answer.why:
             self._say("skipped", step, answer.why)
         if answer.attempt and not answer.begun:
-            if not self._agreed and (why := self._client.agree(answer.attempt, self._plan)):
+            if not self._agreed and (why := self._client.agree(answer.attempt, self._plan, waiting=lambda: None)):
                 self._say("skipped", step, why)
                 self._client.unable(answer.attempt, why)
             else:

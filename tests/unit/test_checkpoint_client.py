@@ -72,7 +72,7 @@ class Job:
         client = self.clients[rank]
         answer = client.ask(step)
         if answer.attempt:
-            if not self._agreed[rank] and (why := client.agree(answer.attempt, self.plan)):
+            if not self._agreed[rank] and (why := client.agree(answer.attempt, self.plan, waiting=lambda: None)):
                 client.unable(answer.attempt, why)
                 return answer
             self._agreed[rank] = True
