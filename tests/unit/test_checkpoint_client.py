@@ -311,6 +311,7 @@ def test_a_training_with_thousands_of_open_files_can_save(tmp_path: Path) -> Non
     try:
         with job([str(tmp_path)], ranks=1) as running:
             assert running.until_saved(1) == 1
+            assert resource.prlimit(running.clients[0].pid, resource.RLIMIT_NOFILE) == (hard, hard)
     finally:
         for descriptor in opened:
             os.close(descriptor)
