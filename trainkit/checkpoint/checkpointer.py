@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import time
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainkit.checkpoint import tiers
+from trainkit.checkpoint import own, tiers
 from trainkit.checkpoint.assignment import Assignment, Place
 from trainkit.checkpoint.client import Answer, Client, End, new_key
 from trainkit.checkpoint.holdings import Holders
@@ -21,7 +22,7 @@ from trainkit.checkpoint.staging import Staging
 from trainkit.checkpoint.subjects import Collected, of
 from trainkit.checkpoint.world import World
 from trainkit.contract import writers
-from trainkit.errors import CheckpointError, PeerLost
+from trainkit.errors import CheckpointError, PeerLost, StorageError
 
 END_PATIENCE = 3600.0
 """Seconds that the end of a job waits for its last save to be written."""
@@ -84,16 +85,19 @@ class Checkpointer:
 
         Where the job has none, and was told to resume from another's (`--resume-from`), from the newest one there.
         `without`: names of objects that stay as they are. `fresh`: begin anew even where there are checkpoints; they
-        stay until newer ones replace them.
+        are set aside: nothing restores or deletes them.
 
-        Collective. Raises CheckpointError, on all ranks, where there are checkpoints and none can be used, or where
-        the newest one is of another model; StorageError where a place cannot be listed.
+        Collective. Raises CheckpointError, on all ranks, where there are checkpoints and none can be used, where the
+        newest one is of another model, or where what was given cannot be saved, as far as that is known before the
+        first step; StorageError where a place cannot be listed.
         """
         self._restored = True
-        if fresh:
-            return 0
+        self._check()
         writers.wait_for_earlier(os.environ, patience=EARLIER_PATIENCE)
         self._world.gather(None)  # on all hosts
+        if fresh:
+            self._set_all_aside()
+            return 0
         restorer = Restorer(self._world, self._subjects, self._holders, self._tell)
         began = time.monotonic()
         restored = restorer.restore(self._tiers, without=without)
@@ -216,10 +220,47 @@ class Checkpointer:
             subject.collect(collected, self._holders)
         return collected
 
+    def _set_all_aside(self) -> None:
+        """What is there is further on than what comes: it would be kept, and be restored, instead."""
+        problem = None
+        if self._world.rank == 0:
+            try:
+                for tier in self._tiers:
+                    for one in tier.list():
+                        if one.committed and not one.corrupt:
+                            tier.mark_corrupt(one.directory, "It is whole, but a later job was told to begin anew.\n")
+            except StorageError as error:
+                problem = str(error)
+        if problem := self._world.from_first(problem):
+            raise StorageError(problem)
+
+    def _check(self) -> None:
+        """Find out before hours have gone by, and on all ranks, that this cannot be saved."""
+        problem, kinds = None, {}
+        try:
+            collected = self._collect()
+            own.measure(collected.own)
+            kinds = {held.name: f"{held.dtype} {list(held.shape)}" for held in collected.held}
+        except CheckpointError as error:
+            problem = f"rank {self._world.rank}: {error}"
+        problem = next(filter(None, self._world.gather(problem)), None)
+        if not problem and len(set(self._world.gather(_digest(kinds)))) > 1:
+            first = self._world.from_first(kinds)
+            odd = next((name for name in sorted(first.keys() | kinds) if first.get(name) != kinds.get(name)), None)
+            told = odd and (
+                f"rank {self._world.rank} has other tensors to save than rank 0: "
+                f"{odd} is {kinds.get(odd, 'not there')} instead of {first.get(odd, 'not there')}"
+            )
+            problem = next(filter(None, self._world.gather(told)))
+        if problem:
+            raise CheckpointError(f"no checkpoint can be made of this: {problem}")
+
     def _prepare(self) -> None:
         """Plan, and have the arena's pages made beside the training: now there is a state of the optimizer, too."""
         try:
             self._staging.lay_out(self._collect())
+        except CheckpointError:
+            pass  # the first save will say so, when all ranks listen
         except OSError as error:
             self._say(f"checkpoint: there is no memory for a copy of the state yet: {error}")
 
@@ -231,16 +272,17 @@ class Checkpointer:
                 self._staging.lay_out(collected)
             if self._agreed != self._staging.plan.digest:
                 if why := self._client.agree(attempt, self._staging.plan, waiting=self._waiting):
-                    raise CheckpointError(why)
+                    self._say(f"checkpoint of step {step} was not made: {why}")
+                    return False
                 self._agreed = self._staging.plan.digest
-            files, own = self._staging.copy(collected)
+            files, places = self._staging.copy(collected)
         except (CheckpointError, OSError) as error:
             self._client.unable(attempt, f"rank {self._world.rank}: {error}")
             if isinstance(error, OSError) or self._agreed:
                 self._say(f"checkpoint of step {step} was not made: {error}")
                 return False
             raise
-        self._client.staged(attempt, step, self._staging.plan, files, own)
+        self._client.staged(attempt, step, self._staging.plan, files, places)
         self._stalls[attempt] = time.perf_counter() - began
         return True
 
@@ -315,6 +357,10 @@ def _told(end: End, places: Sequence[str], stall: float) -> str:
     failed = [f"not in {places[tier]}: {why}" for tier, why in end.failed.items()]
     where = "; ".join([*(["in " + ", ".join(done)] if done else []), *failed])
     return f"checkpoint of step {end.step} {where or 'was not made'} (held up the step for {stall:.2f} s)"
+
+
+def _digest(kinds: Mapping[str, str]) -> str:
+    return hashlib.sha256(repr(sorted(kinds.items())).encode()).hexdigest()
 
 
 def _restored(restored: Restored, seconds: float) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from trainkit.checkpoint import manifest
 from trainkit.checkpoint.manifest import Manifest
-from trainkit.checkpoint.tiers import Found, Tier
+from trainkit.checkpoint.tiers import CORRUPT, Found, Tier
 from trainkit.errors import CheckpointError, StorageError
 from trainkit.storage.store import ObjectMissing
 
@@ -78,7 +78,10 @@ def choose(places: Sequence[Tier], *, without: Collection[str] = ()) -> Choice:
                 usable.append(tier)
         if whole:
             return Choice(whole, tuple(usable), tuple(passed_over), tuple(damaged))
-    return Choice(None, (), tuple(passed_over), tuple(damaged))
+    # Those of earlier starts count too: a job that is started again must not begin anew just because of that.
+    aside = [f"{places[tier].name}/{one.directory} was set aside: see {CORRUPT} there"
+             for tier, shown in enumerate(listed) for one in shown if one.committed and one.corrupt]  # fmt: skip
+    return Choice(None, (), (*passed_over, *aside), tuple(damaged))
 
 
 def _is_there(place: Tier, directory: str) -> bool:

@@ -93,7 +93,8 @@ class Restorer:
         verdicts = self._world.gather(verdict)
         if unfit := next((f"{one.unfit} (rank {rank})" for rank, one in enumerate(verdicts) if one.unfit), None):
             raise CheckpointError(f"{whole.directory} does not fit: {unfit}")
-        problems = [f"{one.unreadable} (rank {rank})" for rank, one in enumerate(verdicts) if one.unreadable]
+        ranks = {one.unreadable: rank for rank, one in reversed([*enumerate(verdicts)]) if one.unreadable}
+        problems = [f"{why} (rank {rank})" for why, rank in reversed(ranks.items())]
         if problems:
             passed += problems[:3]
             if self._world.rank == 0:
@@ -142,6 +143,8 @@ class Restorer:
         for name in self._subjects:
             if name in without or name in missing:
                 continue
+            if name == Generators.name and not same_world and whole.ranks == 1:
+                continue  # one rank's random numbers, on several, would be the same on all
             if same_world or name in whole.alike:
                 trees[name] = own.decode(images[name])
             elif name != Generators.name:  # random numbers of other ranks are no better than new ones

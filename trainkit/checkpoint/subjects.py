@@ -13,6 +13,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +27,7 @@ from trainkit.checkpoint.read import Bytes, Wanted
 from trainkit.errors import CheckpointError
 
 WRAPPERS = (nn.parallel.DistributedDataParallel, nn.parallel.DataParallel)
+_EXTRA_STATE = "_extra_state"  # torch's own name for what get_extra_state gives
 _IN_WRAPPERS = {"OptimizedModule": "_orig_mod", "CheckpointWrapper": "_checkpoint_wrapped_module"}
 
 
@@ -69,6 +71,8 @@ class Module:
             )
         self.name = name
         self.module = module
+        self._made: dict[str, Tensor] = {}
+        """Tensors of its state_dict that are not the module's own, so that load_state_dict has to take them."""
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Each parameter and its plain name."""
@@ -87,6 +91,8 @@ class Module:
 
     def wanted(self, whole: Manifest, own: Any, holders: Holders) -> list[Wanted]:
         tensors, _, others = self._state()
+        own_places = {_place(one) for one in (*self.module.parameters(), *self.module.buffers())}
+        self._made = {key: tensor for key, tensor in tensors.items() if _place(tensor) not in own_places}
         aliases = own["aliases"]
         kept = {key: aliases.get(key, key) for key in tensors}
         there = {
@@ -97,10 +103,12 @@ class Module:
         return [wish for wish in wishes if wish]
 
     def apply(self, own: Any) -> None:
-        if own["others"]:
-            plain = plain_names(self.module)
-            state = {key: own["others"].get(plain(key), value) for key, value in self.module.state_dict().items()}
-            self.module.load_state_dict(state)
+        if not (own["others"] or self._made):
+            return
+        plain = plain_names(self.module)
+        read = {**self._made, **own["others"]}
+        self.module.load_state_dict({key: read.get(plain(key), v) for key, v in self.module.state_dict().items()})
+        self._made = {}
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any]]:
         """Its tensors, each once; the further names of tied ones; and what is no tensor (extra state)."""
@@ -109,17 +117,16 @@ class Module:
         aliases: dict[str, str] = {}
         others: dict[str, Any] = {}
         seen: dict[Any, str] = {}
-        for key, value in self.module.state_dict().items():
+        state = self.module.state_dict(keep_vars=True)  # `local` detaches them, at less cost
+        for key, value in state.items():
             name = plain(key)
-            if not isinstance(value, Tensor):
+            if not isinstance(value, Tensor) or key.endswith(_EXTRA_STATE):
                 others[name] = value
                 continue
-            part = local(value)
-            view = (part.device, part.data_ptr(), part.shape, part.stride(), part.dtype)
-            if value.numel() and seen.setdefault(view, name) != name and part.numel():
-                aliases[name] = seen[view]
-            else:
+            if (first := seen.setdefault(_identity(value), name)) == name:
                 tensors[name] = value
+            else:
+                aliases[name] = first
         return tensors, aliases, others
 
     def _compare(self, here: set[str], there: set[str]) -> None:
@@ -162,7 +169,7 @@ class Optimizer:
                 continue
             name, _, key = one.name.removeprefix(prefix).rpartition(".")
             shape = whole.plan.layouts[one.layout].shape
-            tensor = _like(parameters[name], shape, OF_NAME[one.dtype])
+            tensor = _like(parameters[name], key, shape, OF_NAME[one.dtype])
             self._state.setdefault(name, {})[key] = tensor
             wishes.append(_wanted(whole, one.name, tensor, holders))
         return [wish for wish in wishes if wish]
@@ -255,13 +262,14 @@ def of(objects: Mapping[str, Any]) -> dict[str, Subject]:
     """The subjects for what a script gives. Raises CheckpointError for what has no state."""
     given = {name: subject for name, subject in objects.items() if subject is not None}
     modules = {name: Module(name, subject) for name, subject in given.items() if isinstance(subject, nn.Module)}
-    subjects: dict[str, Subject] = {}
+    # Models first: torch's fully_shard gives an optimizer's parameters back when it is asked for the model's state.
+    subjects: dict[str, Subject] = dict(modules)
     for name, subject in given.items():
         if name in (Generators.name, "") or not name.isidentifier():
             raise CheckpointError(f"{name!r} is no name for a part of a checkpoint; choose another")
         if name in modules:
-            subjects[name] = modules[name]
-        elif isinstance(subject, torch.optim.Optimizer):
+            continue
+        if isinstance(subject, torch.optim.Optimizer):
             subjects[name] = Optimizer(name, subject, list(modules.values()))
         elif hasattr(subject, "state_dict") and hasattr(subject, "load_state_dict"):
             subjects[name] = Stateful(name, subject)
@@ -275,19 +283,35 @@ def of(objects: Mapping[str, Any]) -> dict[str, Subject]:
 
 def plain_names(module: nn.Module) -> Callable[[str], str]:
     """Takes out of a name what DDP, compile and activation checkpointing put in: alike with them and without."""
-    prefixes = []
-    for path, one in module.named_modules():
-        inner = "module" if isinstance(one, WRAPPERS) else _IN_WRAPPERS.get(type(one).__name__)
-        if inner:
-            prefixes.append((f"{path}." if path else "", inner))
 
     def plain(name: str) -> str:
-        for prefix, inner in reversed(prefixes):  # the innermost first: outer paths are still in the name then
-            if name.startswith(f"{prefix}{inner}."):
-                name = prefix + name.removeprefix(f"{prefix}{inner}.")
-        return name
+        at: Any = module
+        kept: list[str] = []
+        for part in name.split("."):
+            while (inner := _inner(at)) and part != inner:  # activation checkpointing takes itself out of names
+                at = getattr(at, inner)
+            if inner:
+                at = getattr(at, inner)
+            else:
+                kept.append(part)
+                at = at._modules.get(part) if isinstance(at, nn.Module) else None
+        return ".".join(kept)
 
     return plain
+
+
+def _inner(module: Any) -> str | None:
+    """The name under which a wrapper has its module; None for any other."""
+    kind: Any = type(module)  # which mypy takes for something that cannot be a key
+    return _inner_of(kind)
+
+
+@cache
+def _inner_of(kind: type) -> str | None:
+    if issubclass(kind, WRAPPERS):
+        return "module"
+    # Its bases too: fully_shard makes a class of its own out of each.
+    return next((_IN_WRAPPERS[base.__name__] for base in kind.__mro__ if base.__name__ in _IN_WRAPPERS), None)
 
 
 def _wanted(whole: Manifest, name: str, tensor: Tensor, holders: Holders) -> Wanted | None:
@@ -311,9 +335,21 @@ def _wanted(whole: Manifest, name: str, tensor: Tensor, holders: Holders) -> Wan
     return Wanted(name, box, put)
 
 
-def _like(parameter: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def _identity(tensor: Tensor) -> Any:
+    """Alike for tensors that are one and the same, on all ranks: what a rank has of one may be nothing."""
+    if hasattr(tensor, "device_mesh") or not tensor.numel():
+        return id(tensor)
+    return (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+
+
+def _place(tensor: Tensor) -> int:
+    """Where the memory begins that holds it."""
+    return local(tensor).untyped_storage().data_ptr()
+
+
+def _like(parameter: Tensor, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Room for an entry of the optimizer's state: it lies as its parameter does, or else whole on every rank."""
-    if shape == tuple(parameter.shape):
+    if shape == tuple(parameter.shape) and key != "step":  # torch counts the steps of a scalar as it does others'
         return torch.empty_like(parameter.detach(), dtype=dtype)
     return torch.empty(shape, dtype=dtype, device="cpu" if not shape else parameter.device)
 
