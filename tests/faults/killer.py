@@ -109,7 +109,7 @@ class Killer:
         self._until(lambda: self._committed(life=self.number) > step, "a save after a writer was killed", pids)
         if self.series.order is None:
             kill.newest = self._committed()
-            self._examine(kill, running=True)
+            self._examine(kill, beside=True)
         else:
             kill.newest = kill.found = self._committed()
         return kill
@@ -130,14 +130,16 @@ class Killer:
         self.series = Series(**{**asdict(self.series), "kills": self.series.kills - 1})
         for pid in [*pids, *(writers if victim == "all" else ())]:
             _reap(pid)
-        if victim == "rank" and self.dice.random() < 0.5:  # in the other half the next life starts beside them
+        beside = victim == "rank" and self.dice.random() < 0.5  # the next life starts while they commit and delete
+        if not beside:
             self._wait_for_all(except_for=copier)
         if copier:
             _reap(copier)
             self._replace_by_copy(kill)
         else:
             kill.newest = self._committed()
-        self._examine(kill)
+        self._examine(kill, beside=beside)
+        self.start = max(kill.found, 0)
         return kill
 
     def _moment(self) -> str:
@@ -169,8 +171,11 @@ class Killer:
         shutil.rmtree(self.series.where, ignore_errors=True)
         shutil.copytree(self._copy, self.series.where)
 
-    def _examine(self, kill: Kill, *, running: bool = False) -> None:
-        """What a restart would do: choose, read all of it, and go back further where that fails."""
+    def _examine(self, kill: Kill, *, beside: bool) -> None:
+        """What a restart would do: choose, read all of it, and go back further where that fails.
+
+        `beside`: writers still work, and may delete what was chosen, once they have committed a newer one.
+        """
         without: set[str] = set()
         while True:
             choice = choose.choose([self.place], without=without)
@@ -181,14 +186,12 @@ class Killer:
             try:
                 torn, step = self._read(choice.manifest)
             except (CheckpointError, StorageError) as error:
-                if self.series.order is None and not running:
+                if self.series.order is None and not beside:
                     kill.odd = f"passed over: {error}"
                 without.add(choice.manifest.directory)
                 continue
             kill.found, kill.torn = step, torn
             break
-        if not running:
-            self.start = max(kill.found, 0)
 
     def _read(self, whole: manifest.Manifest) -> tuple[str, int]:
         """What is wrong with it, and the step that its elements say."""

@@ -159,7 +159,7 @@ class Rank:
         if answer.why:
             self._say("skipped", step, answer.why)
         if answer.attempt and not answer.begun:
-            if not self._agreed and (why := self._client.agree(answer.attempt, self._plan)):
+            if not self._agreed and (why := self._client.agree(answer.attempt, self._plan, waiting=lambda: None)):
                 self._say("skipped", step, why)
                 self._client.unable(answer.attempt, why)
             else:
@@ -242,5 +242,6 @@ def told(log: Path) -> Iterator[tuple[int, int, str, int, str]]:
     """What all ranks have said: life, rank, what, number, more."""
     if log.exists():
         for line in log.read_text().splitlines():
-            life, rank, what, number, more = line.split("\t")
-            yield int(life), int(rank), what, int(number), more
+            if line.count("\t") == 4:  # else it is just being written
+                life, rank, what, number, more = line.split("\t")
+                yield int(life), int(rank), what, int(number), more

@@ -95,7 +95,7 @@ def test_a_bucket_has_the_newest_checkpoint_whole_however_badly_requests_fare(
     s3.faults.lose(next=None, every=29, kind="PUT")
     s3.faults.cut(next=None, every=37, keep=1000)
     s3.faults.delay(0.2, every=17)
-    kills = kills_in(s3.bucket, tmp_path, short=5, long=250)
+    kills = kills_in(s3.bucket, tmp_path, short=3, long=250)
     s3.faults.clear()
     show("S3 with errors, resets, lost answers, cut bodies and delays", kills, capsys)
     assert_nothing_is_lost(kills)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -56,6 +57,9 @@ class Lead:
     def listen(self, key: bytes, port: int) -> int:
         """Open the door to the other writers. Returns the port: `port`, or any where that is 0. Raises OSError."""
         self._key = key
+        # Each rank's writer is a descriptor, and 1,024 are what many systems allow unless one asks for more.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         listener = socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if listener.family == socket.AF_INET6:
