@@ -39,8 +39,9 @@ class Arena:
         return memoryview(self._map)
 
     def touch(self) -> None:
-        """Make the pages, in a thread beside."""
-        self._toucher.start()
+        """Make the pages, in a thread beside; once, however often it is laid out."""
+        if self._toucher.ident is None:
+            self._toucher.start()
 
     def wait_touched(self) -> None:
         """Until all pages are made, if that has begun: two who make the same pages are slower than one."""
