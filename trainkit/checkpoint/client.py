@@ -157,7 +157,9 @@ class Client:
         Ranks may be far apart here, as before a collective: `waiting` is called once where it takes long. Raises
         CheckpointError, on all ranks that ask, where they differ.
         """
-        self._line.send({"say": "planned", "attempt": attempt, "digest": plan.digest, "plan": plan.document})
+        # One plan is enough for the coordinator: a thousand of them would keep it busy for minutes.
+        told = {"plan": plan.document} if self._assignment.leads else {}
+        self._line.send({"say": "planned", "attempt": attempt, "digest": plan.digest, **told})
 
         def answered(message: Message) -> bool:
             return "alone" in message or message.get("agreed") == attempt

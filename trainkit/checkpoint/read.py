@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -58,6 +58,16 @@ class _Range(NamedTuple):
     files: Sequence[tuple[str, int]]
 
 
+class _Part(NamedTuple):
+    """`size` bytes that begin in each of `files` at that byte; of them, at each of `starts`, `run` bytes are wanted."""
+
+    hand_over: Callable[[Bytes], None]
+    files: Sequence[tuple[str, int]]
+    size: int
+    starts: Integers
+    run: int
+
+
 @dataclass
 class Reader:
     """One checkpoint's files. `tiers` have them, to be tried in that order; `present[t]`: those that are in tier t."""
@@ -78,7 +88,11 @@ class Reader:
         size = self._files[name].size
         if not size:
             return b""
-        return self._fetch([(name, 0)], size, np.zeros(1, dtype=np.int64), size).tobytes()
+        content: list[Bytes] = []
+        whole = _Part(lambda got: content.append(got[:size]), [(name, 0)], size, np.zeros(1, dtype=np.int64), size)
+        for together in self._neighbours([whole]):
+            self._read(together)
+        return content[0].tobytes()
 
     def read(self, wanted: Sequence[Wanted]) -> None:
         """Read all of these. Raises Damaged or StorageError, and CheckpointError for what is not in the checkpoint."""
@@ -86,11 +100,12 @@ class Reader:
         if missing := [one.tensor for one in wanted if one.tensor not in known]:
             others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise CheckpointError(f"{self.manifest.directory} has no {missing[0]}{others}")
+        parts = [part for one in self._ranges(wanted) for part in _parts(one)]
         with ThreadPoolExecutor(THREADS, thread_name_prefix="restore") as pool:
             running: deque[Future[None]] = deque()
             try:
-                for one, part in chain.from_iterable(map(_parts, self._ranges(wanted))):
-                    running.append(pool.submit(self._read, one, part))
+                for neighbours in self._neighbours(parts):
+                    running.append(pool.submit(self._read, neighbours))
                     if len(running) >= 2 * THREADS:
                         running.popleft().result()
                 while running:
@@ -117,43 +132,68 @@ class Reader:
                     if both := one.box.overlap(box):
                         yield _Range(one, both, box, DTYPES[tensor.dtype], files)
 
-    def _read(self, one: _Range, part: Box) -> None:
-        """Read a part of the range, and hand it over."""
-        strides = _strides(one)
-        first = sum(
-            (o - base) * stride for o, base, stride in zip(part.offsets, one.piece.offsets, strides, strict=True)
+    def _neighbours(self, parts: Sequence[_Part]) -> Iterator[_Together]:
+        """Parts that lie side by side in a file, to be read at once: they have blocks in common."""
+        placed: dict[tuple[int, str], list[tuple[int, _Part]]] = {}
+        for part in parts:
+            for tier, name, first in self._places(part)[:1]:
+                placed.setdefault((tier, name), []).append((first, part))
+            if not self._places(part):
+                tried = ", ".join(tier.name for tier in self.tiers)
+                raise StorageError(f"{self.manifest.directory}/{part.files[0][0]} is in none of {tried}")
+        for (tier, name), of_file in placed.items():
+            of_file.sort(key=lambda one: one[0])
+            together: list[tuple[int, _Part]] = []
+            for first, part in of_file:
+                if together and first + part.size - together[0][0] > MOST_AT_ONCE:
+                    yield _Together(self.tiers[tier], name, together)
+                    together = []
+                together.append((first, part))
+            yield _Together(self.tiers[tier], name, together)
+
+    def _places(self, part: _Part) -> list[tuple[int, str, int]]:
+        """Tier, file and first byte, wherever it is: the tier to be tried first comes first."""
+        return [
+            (tier, name, first)
+            for tier, present in enumerate(self.present)
+            for name, first in part.files
+            if name in present
+        ]
+
+    def _read(self, together: _Together) -> None:
+        """Read parts, and hand them over. Where that fails, each is read by itself from wherever it can be had."""
+        touched = _joined(
+            blocks for first, part in together.parts for blocks in _touched(part.starts + first, part.run)
         )
-        size = sum((n - 1) * stride for n, stride in zip(part.lengths, strides, strict=True)) + one.itemsize
-        starts, run = _runs(part, strides, one.itemsize)
-        content = self._fetch([(name, start + first) for name, start in one.files], size, starts, run)
-        one.wanted.put(part, np.lib.stride_tricks.as_strided(content, (*part.lengths, one.itemsize), (*strides, 1)))
+        try:
+            base, content = self._blocks(together.tier, self._files[together.name], touched)
+        except (CheckpointError, StorageError):
+            for _, part in together.parts:
+                part.hand_over(self._fetch(part))
+            return
+        for first, part in together.parts:
+            part.hand_over(content[first - base * crc.BLOCK :])
 
-    def _fetch(self, places: Sequence[tuple[str, int]], size: int, starts: Integers, run: int) -> Bytes:
-        """`size` bytes from the first place that has them, where at each of `starts` `run` bytes are wanted.
-
-        What lies between those is read only as far as it is in the same blocks.
-        """
+    def _fetch(self, part: _Part) -> Bytes:
+        """A part's bytes, from the first place that has them."""
         problems: list[CheckpointError | StorageError] = []
-        for tier, present in zip(self.tiers, self.present, strict=True):
-            for name, first in places:
-                if name in present:
-                    try:
-                        content = self._blocks(tier, self._files[name], first, size, starts, run)
-                    except (CheckpointError, StorageError) as error:
-                        problems.append(error)
-                        continue
-                    self.healed += map(str, problems)
-                    return content
-        if problems:
-            raise next((problem for problem in problems if isinstance(problem, Damaged)), problems[0])
-        name = places[0][0]
-        raise StorageError(f"{self.manifest.directory}/{name} is in none of {', '.join(t.name for t in self.tiers)}")
+        for tier, name, first in self._places(part):
+            try:
+                touched = list(_touched(part.starts + first, part.run))
+                base, content = self._blocks(self.tiers[tier], self._files[name], touched)
+            except (CheckpointError, StorageError) as error:
+                problems.append(error)
+                continue
+            self.healed += map(str, problems)
+            return content[first - base * crc.BLOCK :]
+        raise next((problem for problem in problems if isinstance(problem, Damaged)), problems[0])
 
-    def _blocks(self, tier: Tier, file: File, first: int, size: int, starts: Integers, run: int) -> Bytes:
-        base = first // crc.BLOCK
-        end = min(-(-(first + size) // crc.BLOCK) * crc.BLOCK, file.size)
+    def _blocks(self, tier: Tier, file: File, touched: Sequence[tuple[int, int]]) -> tuple[int, Bytes]:
+        """These blocks of a file, with room for those between them, and the number of the first."""
+        base = touched[0][0]
+        end = min(touched[-1][1] * crc.BLOCK, file.size)
         content = np.empty(end - base * crc.BLOCK, dtype=np.uint8)
-        for begin, stop in _touched(starts + first, run):
+        for begin, stop in touched:
             of_these = content[(begin - base) * crc.BLOCK : (stop - base) * crc.BLOCK]
             tier.read_into(self.manifest.directory, file.name, begin * crc.BLOCK, of_these.data)
             self.bytes_read += len(of_these)
@@ -162,7 +202,15 @@ class Reader:
                 if crc.of_block(of_these[at : at + crc.BLOCK].data) != file.blocks[block]:
                     where = f"{tier.name}/{self.manifest.directory}/{file.name}"
                     raise Damaged(f"{where}: the MiB from byte {block * crc.BLOCK} on is not what was written")
-        return content[first - base * crc.BLOCK :]
+        return base, content
+
+
+class _Together(NamedTuple):
+    """Parts in one file of one tier, with the byte at which each begins, ascending."""
+
+    tier: Tier
+    name: str
+    parts: list[tuple[int, _Part]]
 
 
 def _file_names(layout: Layout) -> list[str]:
@@ -180,7 +228,7 @@ def _strides(one: _Range) -> list[int]:
     return [one.itemsize * math.prod(lengths[dimension + 1 :]) for dimension in range(len(lengths))]
 
 
-def _parts(one: _Range) -> Iterator[tuple[_Range, Box]]:
+def _parts(one: _Range) -> Iterator[_Part]:
     """The range's box in parts, of which each spans MOST_AT_ONCE bytes of the file at most."""
     strides = _strides(one)
     boxes = [one.box]
@@ -190,7 +238,29 @@ def _parts(one: _Range) -> Iterator[tuple[_Range, Box]]:
         if most > 1:
             break
     for box in boxes:
-        yield one, box
+        first = sum(
+            (o - base) * stride for o, base, stride in zip(box.offsets, one.piece.offsets, strides, strict=True)
+        )
+        size = sum((n - 1) * stride for n, stride in zip(box.lengths, strides, strict=True)) + one.itemsize
+        starts, run = _runs(box, strides, one.itemsize)
+        put = partial(_put, one.wanted, box, (*strides, 1), one.itemsize)
+        yield _Part(put, [(name, start + first) for name, start in one.files], size, starts, run)
+
+
+def _put(wanted: Wanted, box: Box, strides: Sequence[int], itemsize: int, content: Bytes) -> None:
+    """Hand over the elements of a box, which lie with these strides in its piece."""
+    wanted.put(box, np.lib.stride_tricks.as_strided(content, (*box.lengths, itemsize), strides))
+
+
+def _joined(blocks: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ranges of blocks, those that touch each other as one."""
+    joined: list[tuple[int, int]] = []
+    for begin, stop in sorted(blocks):
+        if joined and begin <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
+        else:
+            joined.append((begin, stop))
+    return joined
 
 
 def _runs(part: Box, strides: Sequence[int], itemsize: int) -> tuple[Integers, int]:
