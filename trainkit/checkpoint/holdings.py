@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,25 +34,45 @@ DTYPES: Mapping[torch.dtype, str] = MappingProxyType(
 OF_NAME: Mapping[str, torch.dtype] = MappingProxyType({name: dtype for dtype, name in DTYPES.items()})
 
 
+class _Seen(NamedTuple):
+    """A tensor that was looked at before: a save looks at thousands, and they are mostly the same."""
+
+    of: weakref.ref[Tensor]
+    shape: torch.Size
+    dtype: torch.dtype
+    held: Held
+    box: Box | None
+
+    def alike(self, tensor: Tensor, first: bool) -> bool:
+        """Whether it is what it was: `tensor.data = …` may change shape and dtype."""
+        return tensor.shape == self.shape and tensor.dtype is self.dtype and self.held.first == first
+
+
 class Holders:
     """Remembers for each kind of tensor how it lies on the ranks. `rank` is this one's, of `ranks`."""
 
     def __init__(self, *, rank: int, ranks: int) -> None:
         self._rank, self._everybody = rank, tuple(range(ranks))
         self._known: dict[Any, tuple[Holdings, Box | None]] = {}
+        self._seen: dict[str, _Seen] = {}
 
     def held(self, name: str, tensor: Tensor, *, first: bool = False) -> tuple[Held, Box | None]:
         """The tensor as the plan needs to know it, and the box of it that this rank has; None where that is empty.
 
         `first`: ranks may hold different values, and rank 0's count. Raises CheckpointError for what cannot be saved.
         """
+        seen = self._seen.get(name)
+        if seen and seen.of() is tensor and seen.alike(tensor, first):
+            return seen.held, seen.box
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.dtype not in DTYPES:
             kind = tensor.dtype if tensor.layout is torch.strided else tensor.layout
             raise CheckpointError(f"{name} is a tensor of a kind that no checkpoint can hold ({kind}): convert it")
         if tensor.is_meta:
             raise CheckpointError(f"{name} is on the meta device: it has no values. Call to_empty(…) and fill it")
         holdings, box = self._holdings(name, tensor)
-        return Held(name, DTYPES[tensor.dtype], tuple(tensor.shape), holdings, first), box
+        held = Held(name, DTYPES[tensor.dtype], tuple(tensor.shape), holdings, first)
+        self._seen[name] = _Seen(weakref.ref(tensor), tensor.shape, tensor.dtype, held, box)
+        return held, box
 
     def _holdings(self, name: str, tensor: Tensor) -> tuple[Holdings, Box | None]:
         """Which ranks hold which box of it, and which one is ours."""
