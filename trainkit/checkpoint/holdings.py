@@ -90,7 +90,8 @@ def _of_mesh(name: str, shape: Shape, mesh: Any, placements: Any) -> tuple[tuple
         )
         if 0 not in lengths:
             holders = ranks.setdefault(Box(tuple(offsets), tuple(lengths)), [])
-            holders += alike[(slice(None), *coordinate)].tolist()
+            at: Any = (slice(None), *coordinate)
+            holders += alike[at].tolist()
     return tuple((box, tuple(sorted(holders))) for box, holders in ranks.items())
 
 
@@ -108,6 +109,7 @@ def _and_its_like(mesh: Any) -> Tensor:
     root = _mesh_resources.get_root_mesh(mesh)
     if root is mesh or not set(mesh.mesh_dim_names or ()) <= set(root.mesh_dim_names or ()):
         return mesh.mesh.unsqueeze(0)  # type: ignore[no-any-return]
-    ours = [root.mesh_dim_names.index(name) for name in mesh.mesh_dim_names]
+    names = list(root.mesh_dim_names or ())
+    ours = [names.index(name) for name in mesh.mesh_dim_names]
     others = [dimension for dimension in range(root.ndim) if dimension not in ours]
-    return root.mesh.permute(*others, *ours).reshape(-1, *mesh.shape)  # type: ignore[no-any-return]
+    return root.mesh.permute(*others, *ours).reshape(-1, *mesh.shape)

@@ -13,7 +13,6 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -302,15 +301,10 @@ def plain_names(module: nn.Module) -> Callable[[str], str]:
 
 def _inner(module: Any) -> str | None:
     """The name under which a wrapper has its module; None for any other."""
-    return _inner_of(type(module))
-
-
-@cache
-def _inner_of(kind: type) -> str | None:
-    if issubclass(kind, WRAPPERS):
+    if isinstance(module, WRAPPERS):
         return "module"
     # Its bases too: fully_shard makes a class of its own out of each.
-    return next((_IN_WRAPPERS[base.__name__] for base in kind.__mro__ if base.__name__ in _IN_WRAPPERS), None)
+    return next((_IN_WRAPPERS[base.__name__] for base in type(module).__mro__ if base.__name__ in _IN_WRAPPERS), None)
 
 
 def _wanted(whole: Manifest, name: str, tensor: Tensor, holders: Holders) -> Wanted | None:
