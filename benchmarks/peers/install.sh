@@ -27,4 +27,5 @@ install sdk-v3 --no-deps
 install toolkit
 install pytorch-toolkit
 install streaming --no-deps
+install checkpoints --no-deps
 exit "$failed"

@@ -287,7 +287,7 @@ def under_accelerate(rank: int, number: int) -> Any:
 
     def facts() -> list[Any]:
         tensors = [*model.parameters()]
-        tensors += [entry for p in model.parameters() for entry in optimizer.state[p].values()]
+        tensors += [entry for p in model.parameters() for _, entry in sorted(optimizer.state[p].items())]
         whole = [tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor for tensor in tensors]
         return [[tensor.tolist() for tensor in whole], scheduler.scheduler.last_epoch, torch.rand(()).item()]
 

@@ -296,6 +296,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _forward(self, request: Request, body: Iterator[bytes], fault: Fault | None) -> None:
         owner = self.server.owner
+        chunked = request.headers.get("transfer-encoding", "").lower() == "chunked"
         # moto looks for an object and then writes it; S3 does both at once, so here one such writer follows another.
         turn = owner.conditional if "if-none-match" in request.headers else nullcontext()
         with closing(http.client.HTTPConnection(*owner.upstream, timeout=120)) as upstream:
@@ -305,9 +306,13 @@ class _Handler(BaseHTTPRequestHandler):
                     if name.lower() not in ("connection", "expect"):
                         upstream.putheader(name, value)
                 upstream.endheaders()
+                missing = 0 if chunked else int(request.headers.get("content-length", 0))
                 for piece in body:
                     upstream.send(piece)
                     owner.note_bytes("in", len(piece))
+                    missing -= len(piece)
+                if missing > 0:  # the client was killed; what is behind us must not wait for the rest
+                    raise ConnectionAbortedError
                 answer = upstream.getresponse()
             if fault is not None and fault.action == "lose":
                 answer.read()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 Shape = tuple[int, ...]
+_MOST_COMPARED = 1024
 
 
 class Box(NamedTuple):
@@ -58,7 +59,7 @@ def problem(shape: Shape, boxes: Sequence[Box]) -> str | None:
         return strange
     if sum(box.volume for box in boxes) != math.prod(shape):
         return f"its pieces hold {sum(box.volume for box in boxes)} elements instead of {math.prod(shape)}"
-    if _meet(boxes, dimension=0, dimensions=len(shape)):
+    if _meet(boxes):
         return "two of its pieces overlap"
     return None
 
@@ -72,27 +73,27 @@ def outside(shape: Shape, box: Box) -> str | None:
     return None
 
 
-def _meet(boxes: Sequence[Box], *, dimension: int, dimensions: int) -> bool:
-    """Whether two of them, that meet in all dimensions before this one, meet in the others too."""
-    if len(boxes) < 2 or dimension == dimensions:
-        return len(boxes) > 1
-    # Thousands of ranks' pieces: those that begin at the same place go on together, and neighbours seldom overlap.
-    ordered = sorted(boxes, key=lambda box: box.offsets[dimension])
-    run: list[Box] = []
+def _meet(boxes: Sequence[Box]) -> bool:
+    """Whether two of them overlap: those that a straight cut parts do not, so little is left to compare."""
+    if len(boxes) < 2:
+        return False
+    for dimension in range(len(boxes[0].offsets)):
+        parts = _parted(boxes, dimension)
+        if len(parts) > 1:
+            return any(map(_meet, parts))
+    # No cut parts them: a pinwheel, or an overlap. Where they are many, it is nobody's way to lay out a tensor.
+    return len(boxes) > _MOST_COMPARED or any(
+        one.overlap(other) is not None for at, one in enumerate(boxes) for other in boxes[:at]
+    )
+
+
+def _parted(boxes: Sequence[Box], dimension: int) -> list[list[Box]]:
+    """In groups, each of which lies behind the one before it in this dimension."""
+    groups: list[list[Box]] = []
     end = -1
-    for box in ordered:
+    for box in sorted(boxes, key=lambda box: box.offsets[dimension]):
         if box.offsets[dimension] >= end:
-            if _runs_meet(run, dimension, dimensions):
-                return True
-            run = []
-        run.append(box)
+            groups.append([])
+        groups[-1].append(box)
         end = max(end, box.offsets[dimension] + box.lengths[dimension])
-    return _runs_meet(run, dimension, dimensions)
-
-
-def _runs_meet(run: Sequence[Box], dimension: int, dimensions: int) -> bool:
-    """The same for boxes whose intervals in this dimension hang together."""
-    alike = {(box.offsets[dimension], box.lengths[dimension]) for box in run}
-    if len(alike) == 1:
-        return _meet(run, dimension=dimension + 1, dimensions=dimensions)
-    return any(one.overlap(other) is not None for at, one in enumerate(run) for other in run[:at])
+    return groups

@@ -13,6 +13,7 @@ from trainkit.checkpoint import manifest
 from trainkit.checkpoint.manifest import Manifest
 from trainkit.checkpoint.tiers import CORRUPT, Found, Tier
 from trainkit.errors import CheckpointError, StorageError
+from trainkit.storage.store import ObjectMissing
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,8 @@ def choose(places: Sequence[Tier], *, without: Collection[str] = ()) -> Choice:
             except CheckpointError as error:
                 where = f"{places[tier].name}/{candidate.directory}"
                 passed_over.append(f"{where}: {error}")
-                damaged.append((candidate.directory, tier, str(error)))
+                if _is_there(places[tier], candidate.directory):
+                    damaged.append((candidate.directory, tier, str(error)))
             else:
                 whole = whole or read
                 usable.append(tier)
@@ -80,6 +82,15 @@ def choose(places: Sequence[Tier], *, without: Collection[str] = ()) -> Choice:
     aside = [f"{places[tier].name}/{one.directory} was set aside: see {CORRUPT} there"
              for tier, shown in enumerate(listed) for one in shown if one.committed and one.corrupt]  # fmt: skip
     return Choice(None, (), (*passed_over, *aside), tuple(damaged))
+
+
+def _is_there(place: Tier, directory: str) -> bool:
+    """Whether it has a manifest still: a writer of the ranks before may be about to delete it."""
+    try:
+        place.manifest(directory)
+    except ObjectMissing:
+        return False
+    return True
 
 
 def check(whole: Manifest, directory: str, sizes: Mapping[str, int], *, apart: bool) -> None:

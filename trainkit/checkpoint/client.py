@@ -9,6 +9,7 @@ client.news()                                   # what has become of it, later
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import select
@@ -26,7 +27,7 @@ from trainkit.checkpoint.arena import Arena
 from trainkit.checkpoint.assignment import Assignment
 from trainkit.checkpoint.line import Line, Message
 from trainkit.checkpoint.plan import Plan
-from trainkit.errors import CheckpointError, PeerLost
+from trainkit.errors import CheckpointError, PeerLost, TrainkitError
 
 _START = 120.0
 """Seconds for a writer to start: on a busy machine an interpreter takes some."""
@@ -81,6 +82,10 @@ class Client:
         self._waiting: list[Message] = []
         self._ends: dict[str, End] = {}
         self._over: set[str] = set()
+        self._known: str | None = None
+        """The digest of the plan that the coordinator knows."""
+        self._open: tuple[str, int] | None = None
+        """The attempt that was staged, and its step, until it is over."""
         self._new: list[End] = []
         self.remarks: list[str] = []
         """What went wrong and harms no checkpoint: a deletion, a writer that had to be started anew."""
@@ -119,10 +124,20 @@ class Client:
         With `must` it wants to, due or not, and waits for `patience` seconds at most.
         """
         if self._line.closed or self._process.poll() is not None:
-            self._start_again()
+            try:
+                self._start_again()
+            except TrainkitError as error:  # the training goes on
+                return Answer(step + 1, why=str(error))
         self._read()
         self._waiting.clear()  # what was said before the question is no answer
-        self._line.send({"say": "ask", "step": step, "must": must, "metrics": dict(metrics or {})})
+        self._line.send(
+            {
+                "say": "ask",
+                "step": step,
+                "must": must,
+                "metrics": {name: float(value) for name, value in (metrics or {}).items()},
+            }
+        )
 
         def answered(message: Message) -> bool:
             return "alone" in message or (message.get("answer") == step and message["must"] == must)
@@ -133,6 +148,7 @@ class Client:
             return Answer(step + 1, why=str(error))
         if "alone" in message:
             return Answer(step + 1, why=message["alone"])
+        self._known = message.get("plan", self._known)
         return Answer(**{name: message[name] for name in Answer._fields if name in message})
 
     def agree(self, attempt: str, plan: Plan, *, waiting: Callable[[], None]) -> str | None:
@@ -152,6 +168,7 @@ class Client:
             return str(error)
         if "differs" in message:
             raise CheckpointError(f"no checkpoint can be made of this: {message['differs']}")
+        self._known = plan.digest
         return message.get("alone") or message.get("why")
 
     def room(self, size: int) -> Arena:
@@ -172,7 +189,10 @@ class Client:
         is marked so.
         """
         documents = [file._asdict() for file in files]
-        facts = {"attempt": attempt, "step": step, "digest": plan.digest}
+        self._open = (attempt, step)
+        facts: Message = {"attempt": attempt, "step": step, "digest": plan.digest}
+        if self._assignment.leads and plan.digest != self._known:  # a coordinator that was started anew
+            facts["plan"] = plan.document
         self._line.send({"say": "staged", **facts, "files": documents, "own": own})
 
     def unable(self, attempt: str, why: str) -> None:
@@ -259,8 +279,9 @@ class Client:
 
     def _listen(self, patience: float) -> None:
         """Wait for something to come, and note it."""
-        writing = [self._line] if self._line.wanted & selectors.EVENT_WRITE else []
-        select.select([self._line], writing, [], patience)
+        poll = select.poll()  # select refuses descriptors from 1024 on, which a training may have
+        poll.register(self._line, select.POLLIN | (select.POLLOUT if self._line.wanted & selectors.EVENT_WRITE else 0))
+        poll.poll(math.ceil(patience * 1000))
         self._read()
 
     def _read(self) -> None:
@@ -272,6 +293,8 @@ class Client:
             self._note(message)
             self._waiting.append(message)
         del self._waiting[:-_REMEMBERED]
+        if self._line.closed:
+            self._lose("the process that writes checkpoints ended")
 
     def _note(self, message: Message) -> None:
         match message:
@@ -280,13 +303,31 @@ class Client:
             case {"failed": why, "attempt": attempt, "tier": tier, "step": step}:
                 self._ends.setdefault(attempt, End(attempt, step, {}, {})).failed[tier] = why
             case {"over": attempt, "step": step}:
-                self._over.add(attempt)
-                self._new.append(self._ends.setdefault(attempt, End(attempt, step, {}, {})))
-                for old in list(self._ends)[:-_REMEMBERED]:
-                    self._over.discard(old)
-                    del self._ends[old]
+                self._end_attempt(attempt, step)
+            case {"alone": why}:
+                self._lose(why)
             case {"unretired": why} | {"left": why} | {"broke": why}:
                 self.remarks.append(why)
+
+    def _lose(self, why: str) -> None:
+        """Nobody will say what becomes of the attempt that is under way."""
+        if self._open:
+            attempt, step = self._open
+            end = self._ends.setdefault(attempt, End(attempt, step, {}, {}))
+            for tier in range(len(self._assignment.places)):
+                if tier not in end.committed:
+                    end.failed.setdefault(tier, why)
+            self._end_attempt(attempt, step)
+
+    def _end_attempt(self, attempt: str, step: int) -> None:
+        self._open = None
+        if attempt in self._over:
+            return
+        self._over.add(attempt)
+        self._new.append(self._ends.setdefault(attempt, End(attempt, step, {}, {})))
+        for old in list(self._ends)[:-_REMEMBERED]:
+            self._over.discard(old)
+            del self._ends[old]
 
     def _end(self) -> str:
         """How the process ended, for people."""

@@ -15,6 +15,7 @@ rank waits for another. Only a plan that is new makes them wait for each other.
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections import Counter
@@ -71,6 +72,14 @@ class _Place:
         return not self.waiting and not self.committing and (self.committed or self.failed is not None)
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What all ranks hear who ask this, and those who have heard it."""
+
+    message: dict[str, Any]
+    heard: set[int] = field(default_factory=set)
+
+
 @dataclass(slots=True)
 class _Attempt:
     name: str
@@ -80,6 +89,8 @@ class _Attempt:
     metrics: Mapping[str, float] = field(default_factory=dict)
     plans: dict[int, str] = field(default_factory=dict)
     """The digest of each rank's plan, as far as they have told."""
+    staged: set[int] = field(default_factory=set)
+    """Ranks whose state is in their arenas: their writers do the rest alone."""
     comparing: set[int] = field(default_factory=set)
     """Ranks that wait to hear whether all have the same plan."""
 
@@ -95,9 +106,10 @@ class Coordinator:
         self._tiers, self._everybody = range(tiers), range(len(host_of))
         self._clock = Clock(schedule)
         self._wall, self._new_name = wall, new_name
-        self._gone = dict.fromkeys(range(len(host_of)), "has not come yet")
+        self._gone = {rank: f"the writer of rank {rank} has not come yet" for rank in self._everybody}
         self._plans: dict[str, Plan] = {}
-        self._answers: dict[tuple[int, bool], dict[str, Any]] = {}
+        self._agreed: str | None = None
+        self._answers: dict[tuple[int, bool], _Answer] = {}
         self._waiting: dict[tuple[int, bool], set[int]] = {}
         self._current: _Attempt | None = None
         self._last = (-1, "", False)
@@ -113,14 +125,16 @@ class Coordinator:
 
     def lost(self, rank: int, why: str, *, now: float) -> list[Order]:
         """The rank's writer is gone."""
-        self._gone[rank] = why
-        return [*self._fail(rank, self._tiers, f"the writer of rank {rank} {why}"), *self._settle(now)]
+        self._gone[rank] = f"the writer of rank {rank} {why}"
+        return [*self._fail(rank, self._tiers, self._gone[rank]), *self._settle(now)]
 
     def ended(self, rank: int, *, now: float) -> list[Order]:
-        """The rank is gone; its writer is there, and goes on with what was staged."""
-        self._gone[rank] = "has no rank any more"
-        staged = not self._current or rank in self._current.plans
-        return [] if staged else [*self._fail(rank, self._tiers, f"rank {rank} ended"), *self._settle(now)]
+        """The rank is gone, and its writer stays for what is staged."""
+        why = f"rank {rank} has ended"
+        self._gone[rank] = why
+        if self._current and rank in self._current.staged:
+            return []
+        return [*self._fail(rank, self._tiers, f"{why} before it had copied its state"), *self._settle(now)]
 
     def asked(
         self, rank: int, step: int, *, now: float, must: bool = False, metrics: Mapping[str, float] | None = None
@@ -134,25 +148,36 @@ class Coordinator:
         if (current := self._current) and rank not in current.plans and step > current.step:
             # It went by without saving: its writer could not reach us when the question was due.
             orders = [*self._fail(rank, self._tiers, f"rank {rank} did not save it"), *self._settle(now)]
-        if key not in self._answers:
+        known = self._answers.get(key)
+        if known is None or rank in known.heard:  # who asks a second time has gone back some steps meanwhile
             answer = self._decide(step, must=must, now=now)
             if answer is None:
                 self._waiting.setdefault(key, set()).add(rank)
                 return orders
-            self._remember(key, answer)
+            known = self._remember(key, answer)
+            orders += self._answer_waiting(key, known)
+        known.heard.add(rank)
         if rank == 0 and self._current and self._current.step == step:
-            self._current.metrics = metrics or {}
-        return [*orders, Tell(rank, self._answers[key])]
+            # NaN is no number for JSON, and no measure for retention: a loss that diverges must not cost the save.
+            self._current.metrics = {name: value for name, value in (metrics or {}).items() if math.isfinite(value)}
+        return [*orders, Tell(rank, known.message)]
 
-    def planned(self, rank: int, attempt: str, digest: str, plan: Plan, *, now: float) -> list[Order]:
-        """The rank's plan is new to it, and it waits to hear whether all have the same."""
-        self._plans.setdefault(digest, plan)
+    def knows(self, digest: str) -> bool:
+        """Whether the plan of this digest has been told."""
+        return digest in self._plans
+
+    def planned(self, rank: int, attempt: str, digest: str, plan: Plan | None, *, now: float) -> list[Order]:
+        """The rank's plan is new to it, and it waits to hear whether all have the same. None: it `knows` the plan."""
+        self._learn(digest, plan)
         if current := self._is_current(attempt):
             current.comparing.add(rank)
         return self._compare(rank, attempt, digest, now)
 
-    def staged(self, rank: int, attempt: str, digest: str, *, now: float) -> list[Order]:
+    def staged(self, rank: int, attempt: str, digest: str, *, now: float, plan: Plan | None = None) -> list[Order]:
         """The rank has copied its state, by this plan."""
+        self._learn(digest, plan)
+        if current := self._is_current(attempt):
+            current.staged.add(rank)
         return self._compare(rank, attempt, digest, now)
 
     def unable(self, rank: int, attempt: str, why: str, *, now: float) -> list[Order]:
@@ -175,6 +200,8 @@ class Coordinator:
         if not (current := self._is_current(attempt)):
             return []
         place = current.places[tier]
+        if rank not in place.waiting:  # its writer was lost, and came again
+            return []
         place.files += files
         place.own.update((own or {}).items())
         place.waiting.discard(rank)
@@ -214,8 +241,7 @@ class Coordinator:
         if not due:
             return answer
         if self._gone:
-            rank, why = min(self._gone.items())
-            return self._skip(answer, f"the writer of rank {rank} {why}")
+            return self._skip(answer, min(self._gone.items())[1])
         if self._current and must:
             here = self._current.step == step
             return {**answer, "attempt": self._current.name, "begun": True} if here else None
@@ -227,16 +253,19 @@ class Coordinator:
         places = [_Place(set(range(len(self._host_of)))) for _ in self._tiers]
         self._current = _Attempt(self._new_name(), step, now, places)
         self._clock.begun(step, now=now)
-        return {**answer, "attempt": self._current.name, "next": self._clock.next(step, now=now)}
+        name, then = self._current.name, self._clock.next(step, now=now)
+        return {**answer, "attempt": name, "next": then, "plan": self._agreed}
 
     def _skip(self, answer: dict[str, Any], why: str) -> dict[str, Any]:
         self._skipped += 1
         return {**answer, "why": why, "skipped": self._skipped}
 
-    def _remember(self, key: tuple[int, bool], answer: dict[str, Any]) -> None:
-        self._answers[key] = answer
-        for old in sorted(self._answers)[:-_REMEMBERED]:
+    def _remember(self, key: tuple[int, bool], answer: dict[str, Any]) -> _Answer:
+        self._answers.pop(key, None)
+        self._answers[key] = known = _Answer(answer)
+        for old in list(self._answers)[:-_REMEMBERED]:
             del self._answers[old]
+        return known
 
     def _compare(self, rank: int, attempt: str, digest: str, now: float) -> list[Order]:
         if not (current := self._is_current(attempt)):
@@ -247,7 +276,18 @@ class Coordinator:
             orders = self._answer_comparing({"agreed": attempt, "differs": why})
             failed = [order for other in self._everybody for order in self._fail(other, self._tiers, why)]
             return [*orders, *failed, *self._settle(now)]
-        return self._answer_comparing({"agreed": attempt}) if len(current.plans) == len(self._host_of) else []
+        if len(current.plans) < len(self._host_of):
+            return []
+        if digest not in self._plans:
+            why = "the checkpoints' coordinator does not know what is to be saved"
+            failed = [order for other in self._everybody for order in self._fail(other, self._tiers, why)]
+            return [*failed, *self._settle(now)]
+        self._agreed, self._plans = digest, {digest: self._plans[digest]}
+        return self._answer_comparing({"agreed": attempt})
+
+    def _learn(self, digest: str, plan: Plan | None) -> None:
+        if plan is not None:
+            self._plans.setdefault(digest, plan)
 
     def _answer_comparing(self, answer: dict[str, Any]) -> list[Order]:
         assert self._current
@@ -289,12 +329,16 @@ class Coordinator:
         kept = any(place.committed for place in current.places)
         self._last, self._current = (current.step, current.name, kept), None
         orders: list[Order] = [Tell(EVERYBODY, {"over": current.name, "step": current.step, "kept": kept})]
-        for (step, must), ranks in sorted(self._waiting.items()):
+        for step, must in sorted(self._waiting):
             if (answer := self._decide(step, must=must, now=now)) is not None:
-                self._remember((step, must), answer)
-                orders += [Tell(rank, answer) for rank in sorted(ranks)]
-                del self._waiting[step, must]
+                orders += self._answer_waiting((step, must), self._remember((step, must), answer))
         return orders
+
+    def _answer_waiting(self, key: tuple[int, bool], known: _Answer) -> list[Order]:
+        """What was decided for one who asked later is the answer of those who wait, too."""
+        ranks = self._waiting.pop(key, set())
+        known.heard.update(ranks)
+        return [Tell(rank, known.message) for rank in sorted(ranks)]
 
     def _manifest(self, current: _Attempt, place: _Place) -> Manifest:
         plan = self._plans[current.plans[0]]

@@ -51,6 +51,9 @@ class Follow:
             return
         try:
             connection = socket.create_connection(self._address, timeout=_CONNECT)
+        except ConnectionRefusedError as error:  # at once: the coordinator is about to be started again
+            self._tell({"alone": f"{gone} does not answer: {error}"})
+            return
         except OSError as error:
             self._not_before = time.monotonic() + _AGAIN
             self._tell({"alone": f"{gone} does not answer: {error}"})

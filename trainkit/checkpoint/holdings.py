@@ -70,8 +70,13 @@ class Holders:
 
 def local(tensor: Tensor) -> Tensor:
     """This rank's part of a tensor, without a copy, and without a history."""
-    part: Any = tensor.detach()
-    return part.to_local() if hasattr(part, "to_local") else part  # type: ignore[no-any-return]
+    part: Any = tensor
+    if hasattr(part, "to_local"):
+        with (
+            torch.no_grad()
+        ):  # else, as after detach(), a dispatch of DTensor's: the stall of 400 tensors is 10 ms longer
+            part = part.to_local()
+    return part.detach()  # type: ignore[no-any-return]
 
 
 def _of_mesh(name: str, shape: Shape, mesh: Any, placements: Any) -> tuple[tuple[Box, tuple[int, ...]], ...]:
@@ -84,14 +89,14 @@ def _of_mesh(name: str, shape: Shape, mesh: Any, placements: Any) -> tuple[tuple
         )
     alike = _and_its_like(mesh)
     ranks: dict[Box, list[int]] = {}
-    for coordinate in itertools.product(*map(range, mesh.shape)):
+    coordinate: tuple[int, ...]
+    for coordinate in itertools.product(*(range(length) for length in mesh.shape)):
         lengths, offsets = _compute_local_shape_and_global_offset(
             torch.Size(shape), mesh.shape, list(coordinate), placements
         )
         if 0 not in lengths:
             holders = ranks.setdefault(Box(tuple(offsets), tuple(lengths)), [])
-            at: Any = (slice(None), *coordinate)
-            holders += alike[at].tolist()
+            holders += alike.movedim(0, -1)[coordinate].tolist()
     return tuple((box, tuple(sorted(holders))) for box, holders in ranks.items())
 
 
@@ -109,7 +114,6 @@ def _and_its_like(mesh: Any) -> Tensor:
     root = _mesh_resources.get_root_mesh(mesh)
     if root is mesh or not set(mesh.mesh_dim_names or ()) <= set(root.mesh_dim_names or ()):
         return mesh.mesh.unsqueeze(0)  # type: ignore[no-any-return]
-    names = list(root.mesh_dim_names or ())
-    ours = [names.index(name) for name in mesh.mesh_dim_names]
+    ours = [list(root.mesh_dim_names or ()).index(name) for name in mesh.mesh_dim_names]
     others = [dimension for dimension in range(root.ndim) if dimension not in ours]
     return root.mesh.permute(*others, *ours).reshape(-1, *mesh.shape)

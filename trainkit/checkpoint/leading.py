@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -15,6 +16,7 @@ from trainkit.checkpoint.coordinator import EVERYBODY, Commit, Coordinator, Orde
 from trainkit.checkpoint.line import Line, Message
 from trainkit.checkpoint.loop import Loop
 from trainkit.checkpoint.manifest import File, Manifest
+from trainkit.checkpoint.plan import Plan
 from trainkit.checkpoint.retain import Committed
 from trainkit.checkpoint.retire import Retirement
 from trainkit.checkpoint.tiers import Tier
@@ -40,6 +42,8 @@ class Lead:
         self._coordinator.joined(0)
         self._retention = assignment.retention
         self._retirements: dict[int, Retirement] = {}
+        self._torsos: dict[int, list[tuple[int, str]]] = {}
+        """Attempts that failed in a tier, by step and name: a writer that was killed has not taken back its files."""
         self._lines: dict[int, Line] = {}
         self._strangers: dict[Line, float] = {}
         self._listener: socket.socket | None = None
@@ -53,6 +57,9 @@ class Lead:
     def listen(self, key: bytes, port: int) -> int:
         """Open the door to the other writers. Returns the port: `port`, or any where that is 0. Raises OSError."""
         self._key = key
+        # Each rank's writer is a descriptor, and 1,024 are what many systems allow unless one asks for more.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         listener = socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if listener.family == socket.AF_INET6:
@@ -77,10 +84,9 @@ class Lead:
                 metrics = message.get("metrics")
                 orders = coordinator.asked(rank, message["step"], must=message["must"], metrics=metrics, now=now)
             case "planned":
-                plan = manifest.plan_of(message["plan"], ranks=self._ranks)
-                orders = coordinator.planned(rank, attempt, message["digest"], plan, now=now)
+                orders = coordinator.planned(rank, attempt, message["digest"], self._plan(message), now=now)
             case "staged":
-                orders = coordinator.staged(rank, attempt, message["digest"], now=now)
+                orders = coordinator.staged(rank, attempt, message["digest"], plan=self._plan(message), now=now)
             case "unable":
                 orders = coordinator.unable(rank, attempt, message["why"], now=now)
             case "ended":
@@ -91,6 +97,12 @@ class Lead:
             case "refused":
                 orders = coordinator.refused(rank, attempt, message["tier"], message["why"], now=now)
         self._carry_out(orders)
+
+    def _plan(self, message: Message) -> Plan | None:
+        """The plan in it, if it is new to the coordinator."""
+        if "plan" not in message or self._coordinator.knows(message["digest"]):
+            return None
+        return manifest.plan_of(message["plan"], ranks=self._ranks)
 
     def tick(self) -> None:
         """Send away who does not show who it is."""
@@ -108,10 +120,12 @@ class Lead:
             match order:
                 case Tell(rank, message):
                     self._say(rank, message)
+                    if "failed" in message:
+                        self._torsos.setdefault(message["tier"], []).append((message["step"], message["attempt"]))
                 case Commit(tier, whole):
                     self._loop.later(self._committer, partial(self._commit, tier, whole), partial(self._done, tier))
                 case Retire(tier):
-                    self._loop.later(self._committer, partial(self._retire, tier), partial(self._retired, tier))
+                    self._loop.later(self._committer, self._retirement(tier), partial(self._retired, tier))
 
     def _say(self, rank: int, message: Message) -> None:
         if rank in (0, EVERYBODY):
@@ -139,7 +153,12 @@ class Lead:
         why, unsure = end
         self._carry_out(self._coordinator.committed(tier, why, unsure=unsure, now=time.monotonic()))
 
-    def _retire(self, tier: int) -> Message:
+    def _retirement(self, tier: int) -> Callable[[], Message]:
+        failed = [manifest.directory(step, attempt) for step, attempt in self._torsos.pop(tier, ())]
+        return partial(self._retire, tier, failed)
+
+    def _retire(self, tier: int, failed: Iterable[str]) -> Message:
+        self._retirements[tier].failed(failed)
         try:
             stay, newest = self._retirements[tier].apply()
         except StorageError as error:

@@ -59,6 +59,17 @@ class Stored(NamedTuple):
     data: memoryview
 
 
+class Described(NamedTuple):
+    """What stands for a leaf, or for something of torch's, where people only want to know what it is."""
+
+    tag: str
+    what: str
+    size: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.tag} {self.what}"
+
+
 class Refused(Exception):
     """An object that no tree can hold. `problem` follows its path; `remedy` is a sentence."""
 
@@ -208,6 +219,22 @@ def make(tag: str, payload: Any, leaf: Any) -> Any:
         return _tensor_of(dtype, shape, leaf.data) if tag == "tensor" else _array_of(dtype, shape, leaf.data)
     except _UNMADE as error:
         raise CheckpointError(f"its {tag} of {dtype} {shape} cannot be made: {error}") from None
+
+
+def describe_stored(tag: str, payload: Any, leaf: Any) -> Described:
+    """What `make` would make of a leaf in a file, checked as there; nothing is made, so nothing of torch is needed."""
+    dtype, shape = _checked(tag, payload)
+    if not isinstance(leaf, Stored) or leaf.form != _form(tag, dtype, shape) or len(leaf.data) != leaf.form.size:
+        raise CheckpointError(f"its {tag} of {dtype} {shape} does not lie there")
+    return Described(tag, f"{dtype} {shape}", leaf.form.size)
+
+
+def describe_object(tag: str, payload: Any) -> Described:
+    """What `torch_object` would make. Raises CheckpointError for what could not be one, as far as can be seen."""
+    fits = type(payload) is list if tag == "size" else type(payload) is str
+    if not fits:
+        raise CheckpointError(f"{payload!r:.60} is no torch {tag}")
+    return Described(tag, f"{payload!s:.80}")
 
 
 def _checked(tag: str, payload: Any) -> tuple[str, list[int]]:

@@ -81,27 +81,31 @@ class Line:
 
     def receive(self) -> Iterator[Message]:
         """What has come, one by one: the seal may be set in between. Where it ends or is nonsense, `closed` is true."""
-        try:
-            while True:
-                data, descriptors, _, _ = socket.recv_fds(self._connection, 1 << 18, 4)
-                self.descriptors += descriptors
-                self._in += data
-                if not data:
-                    self.closed = True
-                    break
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.closed = True
-        try:
-            while (message := self._take()) is not None:
-                yield message
-        except (BrokenSeal, ValueError, RecursionError):
-            self.closed = True
+        more = True
+        while more and not self.closed:
+            more = self._fill()
+            try:
+                while (message := self._take()) is not None:
+                    yield message
+            except (BrokenSeal, ValueError, RecursionError):
+                self.closed = True
 
     def close(self) -> None:
         self.closed = True
         self._connection.close()
+
+    def _fill(self) -> bool:
+        """Read what has come, and not all of it at once: who never stops would never be answered. Whether any has."""
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._connection, 1 << 18, 4)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data, descriptors = b"", []
+        self.descriptors += descriptors
+        self._in += data
+        self.closed |= not data
+        return bool(data)
 
     def _take(self) -> Message | None:
         """The next message, if it is here whole. Raises ValueError for what is none."""

@@ -60,6 +60,8 @@ class Loop:
             key.data()
 
     def _serve(self, line: Line) -> None:
+        if line not in self._watched:  # what came before it in this turn was the end of it
+            return
         line.flush()
         for message in line.receive():
             self._watched[line][0](message)

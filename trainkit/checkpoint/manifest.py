@@ -170,9 +170,9 @@ def _parse(text: bytes | str) -> Manifest:
         raise _Nonsense(f"its attempt is {body['attempt']!r}")
     manifest = Manifest(
         step=_whole(body["step"], below=10**18), attempt=body["attempt"], job=_text(body["job"]),
-        at=float(body["at"]), hosts=hosts, host_of=host_of, plan=_plan(body, ranks=len(host_of)),
+        at=_number(body["at"]), hosts=hosts, host_of=host_of, plan=_plan(body, ranks=len(host_of)),
         files=tuple(_file(entry) for entry in body["files"]),
-        metrics={_text(name): float(value) for name, value in body["metrics"].items()},
+        metrics={_text(name): _number(value) for name, value in body["metrics"].items()},
         alike=tuple(_text(name) for name in body["alike"]),
     )  # fmt: skip
     _check_files(manifest)
@@ -255,6 +255,12 @@ def _whole(value: object, *, below: int) -> int:
     if type(value) is not int or not 0 <= value < below:
         raise _Nonsense(f"{value!r} is no whole number from 0 to {below - 1}")
     return value
+
+
+def _number(value: object) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
+        raise _Nonsense(f"{value!r} is no number")
+    return float(value)  # type: ignore[arg-type]
 
 
 def _shape(value: object) -> Shape:

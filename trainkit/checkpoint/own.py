@@ -66,6 +66,6 @@ def parse(content: bytes) -> dict[str, memoryview]:
     return images
 
 
-def decode(image: memoryview) -> Any:
-    """Raises CheckpointError."""
-    return statefile.decode(image)
+def decode(image: memoryview, *, described: bool = False) -> Any:
+    """The state in an image; `described`: as in tree.unpack. Raises CheckpointError."""
+    return statefile.decode(image, described=described)

@@ -76,6 +76,8 @@ class Reader:
         """The state file that `rank` wrote. Raises Damaged or StorageError."""
         name = image.state_name(rank)
         size = self._files[name].size
+        if not size:
+            return b""
         return self._fetch([(name, 0)], size, np.zeros(1, dtype=np.int64), size).tobytes()
 
     def read(self, wanted: Sequence[Wanted]) -> None:

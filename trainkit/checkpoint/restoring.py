@@ -133,12 +133,16 @@ class Restorer:
         whole = reader.manifest
         same_world = whole.ranks == self._world.ranks
         images = own.parse(reader.state(self._world.rank if same_world else 0))
+        missing = [name for name in self._subjects if name not in images and name not in without]
+        if wanted := [name for name in missing if name != Generators.name]:  # an imported one was made by no training
+            raise CheckpointError(
+                f"it holds no {', no '.join(wanted)}; restore(without={[*without, *wanted]!r}) leaves "
+                f"{'it as it is' if len(wanted) == 1 else 'them as they are'}"
+            )
         trees = {}
         for name in self._subjects:
-            if name in without:
+            if name in without or name in missing:
                 continue
-            if name not in images:
-                raise CheckpointError(f"it holds no {name}; restore(without=[{name!r}]) leaves it as it is")
             if name == Generators.name and not same_world and whole.ranks == 1:
                 continue  # one rank's random numbers, on several, would be the same on all
             if same_world or name in whole.alike:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from trainkit.checkpoint import manifest, retain
 from trainkit.checkpoint.retain import Committed, Retention
-from trainkit.checkpoint.tiers import Tier
+from trainkit.checkpoint.tiers import Found, Tier
 from trainkit.errors import CheckpointError, StorageError
 
 
@@ -29,9 +29,15 @@ class Retirement:
         self._whole.append(checkpoint)
         self._torsos = [torso for torso in self._torsos if torso.directory != checkpoint.directory]
 
+    def failed(self, directories: Iterable[str]) -> None:
+        """These attempts will never be committed."""
+        self._torsos += [Found(directory) for directory in directories]
+
     def apply(self) -> tuple[list[str], int]:
         """Delete. Returns the directories that stay, and the newest one's step. Raises StorageError."""
-        stay = retain.kept(self._whole, self._retention)
+        # An agent that is slow has not copied the newest ones yet: those that it has stay until then.
+        copied = [one for one in self._whole if self._tier.copied(one.directory)]
+        stay = retain.kept(self._whole, self._retention) | retain.kept(copied, self._retention)
         newest = max(one.step for one in self._whole)
         for one in [one for one in self._whole if one.directory not in stay]:
             if _delete(self._tier, one.directory):

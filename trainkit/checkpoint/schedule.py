@@ -21,6 +21,8 @@ class Clock:
         self._schedule = schedule
         self._first: tuple[int, float] | None = None
         self._saved: tuple[int, float] | None = None
+        self._asked: list[tuple[int, float]] = []
+        """The last two questions."""
 
     def due(self, step: int, *, now: float) -> bool:
         """Whether to save now. The first question starts the clock."""
@@ -38,6 +40,8 @@ class Clock:
         A time comes at a step that nobody knows, so the question comes early, and again: the nearer, the more often.
         After a step of a day, a million of a millisecond may follow: no guess reaches further than the past does.
         """
+        if not self._asked or step > self._asked[-1][0]:
+            self._asked = [*self._asked[-1:], (step, now)]
         choices = []
         if self._schedule.every:
             choices.append((step // self._schedule.every + 1) * self._schedule.every)
@@ -45,9 +49,14 @@ class Clock:
             first, began = self._first
             left = max(0.0, self._since() + self._schedule.seconds - now)
             past = max(1, step - first)
-            pace = max((now - began) / past, 1e-6)
+            pace = max((now - began) / past, self._lately(step, now), 1e-6)
             choices.append(step + max(1, min(past, math.ceil(left / pace * 0.9))))
         return min(choices, default=1 << 62)
+
+    def _lately(self, step: int, now: float) -> float:
+        """Seconds a step since the question before this one: where steps have become slower, the past is no guide."""
+        before, asked = self._asked[0]
+        return (now - asked) / (step - before) if step > before else 0.0
 
     def _since(self) -> float:
         start = self._saved or self._first

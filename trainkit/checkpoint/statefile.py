@@ -99,15 +99,15 @@ def parse(data: bytes | bytearray | memoryview) -> Packed:
     return Packed(_json(metadata.get(_TREE, ""), "tree"), stored)
 
 
-def decode(data: bytes | bytearray | memoryview) -> Any:
-    """The state in a file. All of it is copied out: `data` may be reused.
+def decode(data: bytes | bytearray | memoryview, *, described: bool = False) -> Any:
+    """The state in a file. All of it is copied out: `data` may be reused. `described`: as in tree.unpack.
 
     Raises CheckpointError, without the place, for anything that `measure` could not have made.
     """
     packed = parse(data)
     taken = _Taken(packed.leaves)
     try:
-        value = tree.unpack(packed.structure, taken)
+        value = tree.unpack(packed.structure, taken, described=described)
     except CheckpointError as error:
         raise CheckpointError(f"is no state file: {error}") from None
     if left := taken.keys() - taken.asked:

@@ -13,6 +13,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -116,7 +117,7 @@ class Module:
         aliases: dict[str, str] = {}
         others: dict[str, Any] = {}
         seen: dict[Any, str] = {}
-        state = self.module.state_dict(keep_vars=True)
+        state = self.module.state_dict(keep_vars=True)  # `local` detaches them, at less cost
         for key, value in state.items():
             name = plain(key)
             if not isinstance(value, Tensor) or key.endswith(_EXTRA_STATE):
@@ -301,10 +302,16 @@ def plain_names(module: nn.Module) -> Callable[[str], str]:
 
 def _inner(module: Any) -> str | None:
     """The name under which a wrapper has its module; None for any other."""
-    if isinstance(module, WRAPPERS):
+    kind: Any = type(module)  # which mypy takes for something that cannot be a key
+    return _inner_of(kind)
+
+
+@cache
+def _inner_of(kind: type) -> str | None:
+    if issubclass(kind, WRAPPERS):
         return "module"
     # Its bases too: fully_shard makes a class of its own out of each.
-    return next((_IN_WRAPPERS[base.__name__] for base in type(module).__mro__ if base.__name__ in _IN_WRAPPERS), None)
+    return next((_IN_WRAPPERS[base.__name__] for base in kind.__mro__ if base.__name__ in _IN_WRAPPERS), None)
 
 
 def _wanted(whole: Manifest, name: str, tensor: Tensor, holders: Holders) -> Wanted | None:

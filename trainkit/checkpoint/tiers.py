@@ -7,6 +7,7 @@ It leaves files alone that end in IGNORED, and shows by markers beside a file wh
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,6 +75,9 @@ class Tier(Protocol):
 
     def mark_corrupt(self, directory: str, why: str) -> None: ...
 
+    def copied(self, directory: str) -> bool:
+        """Whether all of it is where the platform copies this place to; where it copies nothing, it is."""
+
     def delete_manifest(self, directory: str) -> bool:
         """The first step of a deletion. Returns False where the directory must not be touched now."""
 
@@ -96,6 +100,8 @@ class LocalTier:
         path = self.root / directory / name
         with told(str(path), "write it"):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():  # what was written once is never written again
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
             with (
                 commit.committed(path, scratch=path.with_name(name + IGNORED)) as scratch,
                 scratch.open("wb", 0) as out,
@@ -140,6 +146,16 @@ class LocalTier:
         path = self.root / directory / CORRUPT
         with told(str(path), "write it"):
             commit.write_whole(path, why)
+
+    def copied(self, directory: str) -> bool:
+        with told(str(self.root / directory), "look at it"):
+            names = _sizes(self.root / directory, markers=True).keys()
+            if any(name.endswith((UPLOADING, UPLOADED)) for name in names):
+                own = (name for name in names if not name.endswith((UPLOADING, UPLOADED)))
+                return all(name + UPLOADED in names for name in own)
+            # Without a marker it is from before the agent began, and it was copied from the bucket; or it is too new.
+            times = [_time(path) for path in self.root.glob("step-*/*") if path.name.endswith((UPLOADING, UPLOADED))]
+            return not times or _time(self.root / directory / manifest.FILE) < min(times)
 
     def delete_manifest(self, directory: str) -> bool:
         path = self.root / directory
@@ -211,6 +227,9 @@ class UrlTier:
         with suppress(ObjectExists):
             files.put_new(self._of(directory, CORRUPT), why.encode())
 
+    def copied(self, directory: str) -> bool:
+        return True
+
     def delete_manifest(self, directory: str) -> bool:
         files.delete(self._of(directory, manifest.FILE))
         return True
@@ -243,6 +262,14 @@ def _sizes(path: Path, *, markers: bool = False) -> dict[str, int]:
                 with suppress(FileNotFoundError):
                     sizes[entry.name] = entry.stat().st_size
     return sizes
+
+
+def _time(path: Path) -> float:
+    """When it was written; of what has vanished meanwhile, never."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 def _write(descriptor: int, parts: Sequence[memoryview]) -> tuple[int, ...]:

@@ -81,14 +81,15 @@ def pack(value: object, *, where: str) -> Packed:
         raise CheckpointError(f"{place} lies too deep. Flatten it, or save it from further up the stack") from None
 
 
-def unpack(structure: object, leaves: Mapping[str, Any]) -> Any:
+def unpack(structure: object, leaves: Mapping[str, Any], *, described: bool = False) -> Any:
     """Put a state together again. Runs no code of the file's: all it can make are the types above.
 
-    Each leaf may be named once; leaves that are not named are no matter. Raises CheckpointError, without the place,
-    for anything that `pack` could not have made.
+    Each leaf may be named once; leaves that are not named are no matter. With `described`, a leaves.Described stands
+    for each tensor, array and thing of torch's, which needs no torch. Raises CheckpointError, without the place, for
+    anything that `pack` could not have made.
     """
     try:
-        return _Unpacking(leaves).value(structure)
+        return (_Describing if described else _Unpacking)(leaves).value(structure)
     except RecursionError:
         raise CheckpointError(f"its tree is deeper than {DEPTH}") from None
 
@@ -240,6 +241,9 @@ _ENCODERS: dict[type, Callable[[Any], object]] = {int: _integer, float: _real, c
 
 
 class _Unpacking:
+    _make = staticmethod(leaves.make)
+    _torch_object = staticmethod(leaves.torch_object)
+
     def __init__(self, leaves: Mapping[str, Any]) -> None:
         self._leaves = leaves
         self._used: set[str] = set()
@@ -263,13 +267,13 @@ class _Unpacking:
         if tag in ("tensor", "array"):
             if type(payload) is not list or not payload:
                 raise CheckpointError(f"in its tree is {_extract(node)}, which is no {tag}")
-            return leaves.make(tag, payload[1:], self._leaf(payload[0]))
+            return self._make(tag, payload[1:], self._leaf(payload[0]))
         if tag in ("bytes", "bytearray"):
             return self._bytes(tag, payload)
         if tag == "scalar":
             return leaves.scalar(payload)
         if tag in ("dtype", "size", "device"):
-            return leaves.torch_object(tag, payload)
+            return self._torch_object(tag, payload)
         raise CheckpointError(
             f"in its tree is {str(tag)[:40]!r}, which this trainkit does not know; install a newer one"
         )
@@ -312,6 +316,11 @@ class _Unpacking:
             raise CheckpointError(f"its leaf {name!r:.80} is named twice")
         self._used.add(name)
         return self._leaves[name]
+
+
+class _Describing(_Unpacking):
+    _make = staticmethod(leaves.describe_stored)
+    _torch_object = staticmethod(leaves.describe_object)
 
 
 def _mapping(made: _Mapping, items: list[Any]) -> _Mapping:

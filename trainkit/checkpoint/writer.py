@@ -88,16 +88,14 @@ class Writer:
 
     def _left_alone(self) -> None:
         self._orphan = True
-        if self._copying:
-            why = f"rank {self._assignment.rank} ended while it copied its state"
-            self._say({"say": "unable", "attempt": self._copying, "why": why})
+        self._copying = None
         self._say({"say": "ended"})
 
     def _staged(self, message: Message) -> None:
         """The rank has copied its state: write it, to one tier after the other."""
         if message["attempt"] == self._copying:
             self._copying, self._open = None, message["attempt"]
-        self._say({name: message[name] for name in ("say", "attempt", "digest")})
+        self._say({name: message[name] for name in ("say", "attempt", "digest", "plan") if name in message})
         for tier in range(len(self._tiers)):
             self._loop.later(self._pool, partial(self._write, message, tier), self._say)
 
@@ -109,7 +107,8 @@ class Writer:
         facts: dict[str, Any] = {"attempt": staged["attempt"], "tier": tier}
         if tier in self._failed or self._open != staged["attempt"]:
             return {"say": "refused", "why": "it failed elsewhere", **facts}
-        self._names = {(staged["attempt"], tier): [entry["name"] for entry in wanted]}
+        self._names = {of: names for of, names in self._names.items() if of[0] == staged["attempt"]}
+        self._names[staged["attempt"], tier] = [entry["name"] for entry in wanted]
         try:
             files = [self._put(tier, into, entry) for entry in wanted]
         except StorageError as error:

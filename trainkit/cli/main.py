@@ -13,6 +13,7 @@ usage: trainkit COMMAND ...
   local SCRIPT   run a script as a SageMaker job on this machine, on one host or several
   plan  SCRIPT   show what would run: argv, environment, ranks, and why
   data  show|pack   look at data where it lies; write it anew in blocks that stream well
+  checkpoint ls|verify|show|export|import   look at checkpoints, prove them whole, carry models in and out
 
 trainkit COMMAND --help tells more. In an image, `train` runs the job that SageMaker laid under /opt/ml.
 """
@@ -34,6 +35,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             from trainkit.cli import data
 
             data.main(rest)
+        if name == "checkpoint":
+            from trainkit.cli import checkpoint
+
+            checkpoint.main(rest)
     except TrainkitError as error:
         print(f"trainkit {name}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -19,6 +19,7 @@ from trainkit.data.formats.base import Format
 from trainkit.data.index import Index
 from trainkit.data.items import Get, Listing
 from trainkit.data.kept import KeptSpans
+from trainkit.data.memory import with_arrow
 from trainkit.data.mixture import Mixture, Source, Until
 from trainkit.data.sources.augmented import AugmentedRows
 from trainkit.data.sources.described import ask_once
@@ -89,6 +90,7 @@ def open_index(
     """What lies at a path or URL, and who reads it: close him. Raises as `open_stream` does."""
     _is_fetcher(fetcher)
     place = place or Place()
+    with_arrow()
     listing = find(
         where, channel=place.channel, said_by=place.said_by, mode=place.mode, own_share=place.own_share,
         ask=partial(ask_once, ranks=ranks),

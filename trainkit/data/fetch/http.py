@@ -27,6 +27,7 @@ from botocore.utils import get_environ_proxies
 
 from trainkit.data.fetch.boto import BotoReader
 from trainkit.data.fetch.fetcher import Name, Passing
+from trainkit.data.fetch.line import Answer, Line
 from trainkit.data.fetch.signing import Address, Keys, Signer
 from trainkit.data.items import Item
 from trainkit.storage.answers import STALE, explain
@@ -34,8 +35,6 @@ from trainkit.storage.s3 import S3Store, client_of, split
 from trainkit.storage.store import failure
 
 _PASSING = ("SlowDown", "InternalError", "RequestTimeout", "ServiceUnavailable", "OperationAborted")
-_PIECE = 1 << 20  # bytes that may be lost when a connection breaks with an error
-_CONNECT = 5.0
 
 
 class HttpReader:
@@ -92,14 +91,7 @@ class _Refused(Exception):
 
 
 def _ask(
-    line: http.client.HTTPConnection,
-    signer: Signer,
-    key: str,
-    item: Item,
-    start: int,
-    view: memoryview,
-    *,
-    timeout: float,
+    line: Line, signer: Signer, key: str, item: Item, start: int, view: memoryview, *, timeout: float
 ) -> tuple[int, bool]:
     """One request. How many bytes came, and whether the connection can take another."""
     target = signer.address.target(key)
@@ -108,31 +100,18 @@ def _ask(
     headers["Range"] = f"bytes={start}-{start + len(view) - 1}"
     if item.etag:
         headers["If-Match"] = item.etag
-    if line.sock is None:
-        line.timeout = min(_CONNECT, timeout)
-        line.connect()
-    line.sock.settimeout(timeout)
-    line.putrequest("GET", target, skip_host=True, skip_accept_encoding=True)
-    for name, value in headers.items():
-        line.putheader(name, value)
-    line.endheaders()
-    with line.getresponse() as answer:
-        whole = answer.status == 200 and start == 0 and answer.length == len(view)
-        if answer.status != 206 and not whole:
-            raise _Refused(answer.status, answer.read(100_000).decode(errors="replace"))
-        if answer.length != len(view):
-            raise failure(
-                item.url, f"read {len(view)} bytes from {start}", f"it ends after {answer.length} of them",
-                "It was replaced by a shorter one, or written incompletely: compare its size with the writer's",
-            )  # fmt: skip
-        filled = 0
-        try:
-            while filled < len(view) and (came := answer.readinto(view[filled : filled + _PIECE])):
-                filled += came
-        except OSError:
-            if not filled:
-                raise
-        return filled, filled == len(view) and not answer.will_close
+    answer = line.ask(target, headers, timeout=timeout)
+    whole = answer.status == 200 and start == 0 and answer.length == len(view)
+    if not isinstance(answer, Answer) or not (answer.status == 206 or whole):
+        content = answer.begun if isinstance(answer, Answer) else answer.read(100_000)
+        raise _Refused(answer.status, content.decode(errors="replace"))
+    if answer.length != len(view):
+        raise failure(
+            item.url, f"read {len(view)} bytes from {start}", f"it ends after {answer.length} of them",
+            "It was replaced by a shorter one, or written incompletely: compare its size with the writer's",
+        )  # fmt: skip
+    filled = line.read(answer, view)
+    return filled, filled == len(view) and answer.stays
 
 
 class _Home:
@@ -146,9 +125,10 @@ class _Home:
         self._closed = False
         self._addresses: dict[str, Address | None] = {}
         self._signers: dict[str, Signer | None] = {}
-        self._idle: dict[tuple[str, str], deque[http.client.HTTPConnection]] = {}
+        self._idle: dict[tuple[str, str], deque[Line]] = {}
         self._credentials = boto3.session.Session(region_name=self._store.region).get_credentials()
-        self._trust = ssl.create_default_context(cafile=environ.get("AWS_CA_BUNDLE") or get_cert_path(True))
+        self._certificates = environ.get("AWS_CA_BUNDLE")
+        self._trust: ssl.SSLContext | None = None
 
     def signer(self, url: str, bucket: str) -> Signer | None:
         """Who signs for this bucket; None where this protocol is not spoken."""
@@ -167,17 +147,22 @@ class _Home:
             made = self._signers[bucket] = Signer(address, keys) if address else None
         return made
 
-    def connection(self, address: Address) -> tuple[http.client.HTTPConnection, bool]:
+    def connection(self, address: Address) -> tuple[Line, bool]:
         """A connection, and whether it was used before: the service may have closed such a one meanwhile."""
         try:
             return self._idle[address.scheme, address.host].pop(), True
         except (KeyError, IndexError):
             pass
-        if address.scheme == "https":
-            return http.client.HTTPSConnection(address.host, context=self._trust), False
-        return http.client.HTTPConnection(address.host), False
+        return Line(address, self._trusted() if address.scheme == "https" else None), False
 
-    def keep(self, address: Address, line: http.client.HTTPConnection) -> None:
+    def _trusted(self) -> ssl.SSLContext:
+        """Reading the certificates takes 20 ms: not before there is a server to trust."""
+        with self._lock:
+            if self._trust is None:
+                self._trust = ssl.create_default_context(cafile=self._certificates or get_cert_path(True))
+        return self._trust
+
+    def keep(self, address: Address, line: Line) -> None:
         if self._closed:
             line.close()
         else:

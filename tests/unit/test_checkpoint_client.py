@@ -1,0 +1,342 @@
+"""Ranks with their writers as real processes: whatever is killed or full, nothing is called saved that is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from trainkit.checkpoint import choose, image, plan, tiers
+from trainkit.checkpoint.assignment import Assignment, Place
+from trainkit.checkpoint.boxes import Box
+from trainkit.checkpoint.client import Answer, Client, End, Staged, new_key
+from trainkit.checkpoint.line import Line
+from trainkit.checkpoint.loop import Loop
+from trainkit.checkpoint.plan import Held, Holdings
+from trainkit.checkpoint.read import Reader, Wanted
+from trainkit.checkpoint.retain import Retention
+from trainkit.checkpoint.schedule import Schedule
+from trainkit.contract.seal import Seal
+
+PATIENCE = 60.0
+SHAPE = (256, 512)
+
+
+class Job:
+    """Ranks that save at every step, in lockstep, each in a thread. A tensor's bytes are all the step's."""
+
+    def __init__(self, *places: Sequence[str], ranks: int = 2) -> None:
+        """`places[rank]`: its tiers; those of the last one hold for all others."""
+        self.ranks = ranks
+        whole = Box.whole(SHAPE)
+        boxes = tuple((box, (rank,)) for rank, box in enumerate(whole.split(ranks)))
+        self.plan = plan.make([Held("w", "U8", SHAPE, Holdings(boxes))], host_of=[0] * ranks, copies=False)
+        self.clients = [
+            Client(
+                Assignment(
+                    rank, "job", ("host",), (0,) * ranks, tuple(map(Place, places[min(rank, len(places) - 1)])),
+                    Schedule(every=1), Retention(last=2),
+                )
+            )
+            for rank in range(ranks)
+        ]  # fmt: skip
+        self.key = new_key()
+        self.port = self.clients[0].listen(self.key)
+        for client in self.clients[1:]:
+            client.connect("127.0.0.1", self.port, self.key)
+        self._agreed = [False] * ranks
+
+    def save(self, step: int) -> list[tuple[Answer, End | None]]:
+        """All ranks: what they were answered, and what they heard of the end."""
+
+        def one(rank: int) -> tuple[Answer, End | None]:
+            answer = self.stage(rank, step)
+            end = self.clients[rank].end_of(answer.attempt, patience=PATIENCE) if answer.attempt else None
+            return answer, end
+
+        with ThreadPoolExecutor(self.ranks) as pool:
+            return list(pool.map(one, range(self.ranks)))
+
+    def stage(self, rank: int, step: int) -> Answer:
+        client = self.clients[rank]
+        answer = client.ask(step)
+        if answer.attempt:
+            if not self._agreed[rank] and (why := client.agree(answer.attempt, self.plan, waiting=lambda: None)):
+                client.unable(answer.attempt, why)
+                return answer
+            self._agreed[rank] = True
+            whole = image.of(self.plan, rank)
+            memory = client.room(whole.size + 100).memory
+            memory[: len(whole.header)] = whole.header
+            memory[len(whole.header) : whole.size] = bytes([step]) * (whole.size - len(whole.header))
+            memory[whole.size : whole.size + 5] = b"state"
+            client.staged(
+                answer.attempt, step, self.plan,
+                [Staged(image.file_name(rank), [(0, whole.size)], len(whole.header)),
+                 Staged(image.state_name(rank), [(whole.size, 5)])],
+            )  # fmt: skip
+        return answer
+
+    def until_saved(self, step: int) -> int:
+        """Step on until a save is committed. Returns the step."""
+        deadline = time.monotonic() + PATIENCE
+        while not all(end and end.committed for _, end in self.save(step)):
+            assert time.monotonic() < deadline, "no save is committed any more"
+            step += 1
+        return step
+
+    def close(self) -> None:
+        """Let the writers go, and see them end."""
+        processes = [client._process for client in self.clients]
+        for client in self.clients:
+            client.close()
+        for process in processes:
+            assert process.wait(PATIENCE) in (0, -signal.SIGKILL), process.stderr and process.stderr.read()
+            if process.stderr:
+                process.stderr.close()
+
+
+@contextmanager
+def job(*places: Sequence[str], ranks: int = 2) -> Iterator[Job]:
+    made = Job(*places, ranks=ranks)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def found(place: str | Path) -> int | None:
+    """The step that a restart finds there, each byte of it right."""
+    tier = tiers.of(str(place))
+    choice = choose.choose([tier])
+    if choice.manifest is None:
+        return None
+    whole, got = choice.manifest, set[int]()
+    present = next(set(one.sizes) for one in tier.list() if one.directory == whole.directory)
+    Reader(whole, [tier], [present]).read([Wanted("w", Box.whole(SHAPE), lambda _, part: got.update(part.flat))])
+    assert got == {whole.step}
+    return whole.step
+
+
+def left(place: Path, *, step: int) -> list[str]:
+    """The files of an attempt of this step."""
+    return sorted(path.name for folder in place.glob(f"step-{step:09d}.*") for path in folder.iterdir())
+
+
+def wait_until(met: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not met():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def kill(client: Client) -> None:
+    os.kill(client.pid, signal.SIGKILL)
+    client._process.wait(PATIENCE)
+
+
+def test_a_killed_writer_is_started_anew_and_the_next_save_is_committed(tmp_path: Path) -> None:
+    with job([str(tmp_path)]) as running:
+        assert running.until_saved(1) == 1
+        kill(running.clients[1])
+        last = running.until_saved(2)
+        assert found(tmp_path) == last
+        (remark,) = running.clients[1].remarks
+        assert remark == "the process that writes checkpoints ended (exit code -9); another one was started"
+
+
+def test_a_save_whose_writer_is_killed_fails_on_all_ranks_and_they_hear_why(tmp_path: Path) -> None:
+    with job([str(tmp_path)]) as running:
+        running.until_saved(1)
+        os.kill(running.clients[1].pid, signal.SIGSTOP)
+        answer = running.stage(0, 2)
+        running.clients[1].staged(answer.attempt or "", 2, running.plan, [])  # it hears no answer from who is stopped
+        kill(running.clients[1])
+        assert answer.attempt
+        ends = [client.end_of(answer.attempt, patience=PATIENCE) for client in running.clients]
+        assert ends[0] is not None
+        assert ends[0].failed == {0: "the writer of rank 1 is gone"}
+        assert not ends[0].committed
+        wait_until(lambda: bool(running.clients[1].news()))
+        running.until_saved(3)
+        assert left(tmp_path, step=2) == [] or found(tmp_path) == 3
+
+
+def test_without_the_coordinator_others_go_on_and_say_why_until_it_is_there_again(tmp_path: Path) -> None:
+    with job([str(tmp_path)], ranks=3) as running:
+        running.until_saved(1)
+        kill(running.clients[0])
+        answer = running.clients[1].ask(2)
+        assert answer.attempt is None
+        assert answer.why
+        assert "coordinator on 127.0.0.1" in answer.why
+        assert answer.next == 3
+        last = running.until_saved(3)
+        assert found(tmp_path) == last
+        assert last < 20, "it takes them many steps to find each other again"
+
+
+def test_what_is_staged_is_committed_though_all_ranks_are_gone(tmp_path: Path) -> None:
+    with job([str(tmp_path)]) as running:
+        running.until_saved(1)
+        assert all(running.stage(rank, 2).attempt for rank in (0, 1))
+    assert found(tmp_path) == 2
+
+
+def test_a_rank_that_goes_before_it_has_staged_leaves_no_writer_behind(tmp_path: Path) -> None:
+    with job([str(tmp_path)]) as running:
+        running.until_saved(1)
+        assert running.stage(1, 2).attempt
+    assert found(tmp_path) == 1
+
+
+def test_a_disk_that_is_full_fails_the_save_leaves_no_file_and_harms_no_later_one(tmp_path: Path) -> None:
+    with job([str(tmp_path)]) as running:
+        running.until_saved(1)
+        _, hard = resource.prlimit(running.clients[1].pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(running.clients[1].pid, resource.RLIMIT_FSIZE, (20_000, hard))
+        for _, end in running.save(2):
+            assert end is not None
+            assert end.committed == {}
+            assert "r00001.safetensors: cannot write it: File too large" in end.failed[0]
+        wait_until(lambda: left(tmp_path, step=2) == [])
+        assert found(tmp_path) == 1
+        resource.prlimit(running.clients[1].pid, resource.RLIMIT_FSIZE, (hard, hard))
+        assert running.until_saved(3) == 3
+        assert [client.remarks for client in running.clients] == [[], []]
+
+
+def test_one_place_that_fails_does_not_cost_the_other(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    good, broken, whole = str(tmp_path / "good"), str(tmp_path / "file/below"), f"file://{tmp_path}/whole"
+    with job([good, whole], [broken, whole]) as running:
+        for _, end in running.save(1):
+            assert end is not None
+            assert set(end.committed) == {1}
+            assert "cannot write it: Not a directory" in end.failed[0]
+        assert found(whole) == 1
+        # What the other rank had written there is taken back, though it went on to the second place.
+        wait_until(lambda: left(tmp_path / "good", step=1) == [])
+        assert running.until_saved(2) == 2
+
+
+def test_files_of_failed_saves_do_not_pile_up(tmp_path: Path) -> None:
+    """A killed writer cannot take back what it wrote: retention does, once a later save is committed."""
+    with job([str(tmp_path)]) as running:
+        step = running.until_saved(1)
+        for _ in range(2):
+            assert all(running.stage(rank, step + 1).attempt for rank in (0, 1))
+            for client in running.clients[1:]:
+                kill(client)
+            step = running.until_saved(step + 2)
+        step = running.until_saved(running.until_saved(step + 1) + 1)
+        wait_until(lambda: len(list(tmp_path.glob("step-*"))) == 2)
+        assert found(tmp_path) == step
+
+
+def frame(message: bytes) -> bytes:
+    return struct.pack("<I", len(message)) + message
+
+
+def test_strangers_at_the_coordinator_s_door_do_no_harm(tmp_path: Path) -> None:
+    dice = random.Random(1)
+    with job([str(tmp_path)]) as running:
+        running.until_saved(1)
+        connections = []
+
+        def knock(*words: bytes) -> socket.socket:
+            connection = socket.create_connection(("127.0.0.1", running.port))
+            connections.append(connection)
+            for word in words:
+                connection.sendall(word)
+            return connection
+
+        knock()  # and says nothing
+        knock(dice.randbytes(50_000))
+        knock(struct.pack("<I", 1 << 30))
+        knock(frame(b"{"), frame(b"[]"))
+        knock(frame(b"[" * 4000))
+        knock(frame(b'{"here": 1}'))
+        knock(frame(b'{"say": "ask", "step": 5, "must": true}'))
+        knock(frame(json.dumps({"nonce": "\ud800" * 100}).encode()), frame(b'{"here": 1}'))
+        for _ in range(30):
+            knock(frame(b'{"nonce": "x"}'), dice.randbytes(100))
+        # Sealed with another key; and with the right one, by nobody who has a rank; and said twice.
+        for key, here in ((new_key(), 1), (running.key, 7), (running.key, 0), (running.key, True)):
+            line = Line(knock())
+            line.send({"nonce": "mine"})
+            deadline = time.monotonic() + PATIENCE
+            while not (heard := list(line.receive())) and not line.closed and time.monotonic() < deadline:
+                time.sleep(0.001)
+            line.seal_with(Seal(key, "mine", heard[0]["nonce"], first=False))
+            line.send({"here": here})
+            while not line.closed and time.monotonic() < deadline:
+                list(line.receive())
+            assert line.closed
+            line.close()
+        assert running.save(2)[1][1] is not None
+        assert found(tmp_path) == 2
+        for connection in connections:
+            connection.close()
+        assert running.until_saved(3) == 3
+
+
+def test_a_flood_from_a_stranger_is_cut_off(tmp_path: Path) -> None:
+    with job([str(tmp_path)]) as running:
+        with socket.create_connection(("127.0.0.1", running.port)) as connection:
+            connection.settimeout(PATIENCE)
+            with pytest.raises(OSError, match=r"reset|Broken pipe"):
+                while True:
+                    connection.sendall(b"\xff" * (1 << 20))
+        assert running.until_saved(1) == 1
+
+
+def test_a_training_with_thousands_of_open_files_can_save(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 3000:
+        pytest.skip("too few descriptors are allowed here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3000, hard))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        with job([str(tmp_path)], ranks=1) as running:
+            assert running.until_saved(1) == 1
+            assert resource.prlimit(running.clients[0].pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_line_that_was_closed_by_what_came_before_it_in_a_turn_is_left_alone() -> None:
+    """As where a writer comes again while the end of the one before it waits to be heard."""
+    loop, heard = Loop(), []
+    pairs = [socket.socketpair() for _ in range(2)]
+    lines = [Line(ours) for ours, _ in pairs]
+
+    def drop(message: dict[str, object]) -> None:
+        heard.append(message)
+        for line in lines:
+            loop.unwatch(line)
+
+    for line in lines:
+        loop.watch(line, drop, lambda: None)
+    for _, theirs in pairs:
+        theirs.sendall(frame(b'{"say": "x"}'))
+    loop.turn(timeout=PATIENCE)
+    assert heard == [{"say": "x"}]
+    for _, theirs in pairs:
+        theirs.close()
+    loop._selector.close()
+    for descriptor in (loop._told, loop._tell):
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""What people do with checkpoints: `trainkit checkpoint ls | verify | show | export | import`."""
