@@ -1,4 +1,4 @@
-"""Hosts with disks of their own: each goes on from what it has, and what it has not comes from the URL, or not at all."""
+"""Hosts with disks of their own: each goes on from what it has; what it lacks comes from the URL, or not at all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from faults.plain import Host, hosts
 
 pytestmark = pytest.mark.torch

@@ -1,13 +1,16 @@
-"""What goes wrong in saving and restoring, on two forked ranks each time: checkpoint_troubles.py FOLDER."""
+"""What goes wrong in saving and restoring, on two forked ranks each time: checkpoint_troubles.py FOLDER URL."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import ranks
 import torch
@@ -237,33 +240,71 @@ def anew(rank: int, number: int) -> dict[str, Any]:
     return found
 
 
-def places(rank: int, number: int) -> dict[str, Any]:
+def places(rank: int, number: int, *, away: str) -> dict[str, Any]:
     """A second place, a local folder that was lost, and another job's place to begin with."""
     found: dict[str, Any] = {}
-    url = f"file://{FOLDER}/away/j"
-    with Case(rank, number, "near", url=url, model=net(3, 3, fill=2.0)) as case:
+    url, name = f"{away}/j", urlsplit(away).scheme
+    with Case(rank, number, f"near {name}", url=url, model=net(3, 3, fill=2.0)) as case:
         case.made.restore()
         found["saved"] = case.made.save(4)
         case.made.close()
         found["said"] = case.said
     model = net(3, 3)
-    with Case(rank, number, "lost", url=url, model=model) as case:
+    with Case(rank, number, f"lost {name}", url=url, model=model) as case:
         found["lost"] = [told(case.made.restore), model[0].bias.tolist()]
     model = net(3, 3)
-    with Case(rank, number, "other", source=url, model=model) as case:
+    with Case(rank, number, f"other {name}", source=url, model=model) as case:
         found["other"] = [told(case.made.restore), model[0].bias.tolist()]
         case.made.save(7)
-    with Case(rank, number, "other", source=f"file://{FOLDER}/nowhere", model=model) as case:
+    with Case(rank, number, f"other {name}", source=f"{away}/nowhere", model=model) as case:
         found["own first"] = told(case.made.restore)
-    with Case(rank, number, "third", source=f"file://{FOLDER}/nowhere", model=model) as case:
+    with Case(rank, number, f"third {name}", source=f"{away}/nowhere", model=model) as case:
         found["nowhere"] = told(case.made.restore)
     return found
 
 
+def under_accelerate(rank: int, number: int) -> Any:
+    """Its FSDP2, which it chooses for GPUs only: told by hand here. Restored into a state that has gone on."""
+    import accelerate
+
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="1")  # the group is there already
+    accelerator = accelerate.Accelerator(cpu=True)
+    plugin = accelerate.FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="no_wrap", reshard_after_forward=True
+    )
+    accelerator.state.distributed_type = accelerate.DistributedType.FSDP
+    accelerator.state.fsdp_plugin = plugin
+    plain = net(7, 9, 3, fill=1.0)
+    adamw = torch.optim.AdamW(plain.parameters())
+    model, optimizer, scheduler = accelerator.prepare(plain, adamw, torch.optim.lr_scheduler.StepLR(adamw, 3))
+
+    def train() -> None:
+        for _ in range(2):
+            accelerator.backward(model(torch.randn(4, 7)).square().sum())
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+
+    def facts() -> list[Any]:
+        tensors = [*model.parameters()]
+        tensors += [entry for p in model.parameters() for _, entry in sorted(optimizer.state[p].items())]
+        whole = [tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor for tensor in tensors]
+        return [[tensor.tolist() for tensor in whole], scheduler.scheduler.last_epoch, torch.rand(()).item()]
+
+    with Case(rank, number, "accelerate", optimizer=optimizer, model=model, scheduler=scheduler) as case:
+        case.made.restore()
+        train()
+        case.made.save(1)
+        saved = facts()
+        train()
+        return [type(model).__name__, case.made.restore(), facts() == saved]
+
+
 def main() -> None:
     result: dict[str, Any] = {}
-    for work in (before_the_first_step, several, unfit, damaged, anew, places, in_the_first_save):
+    for work in (before_the_first_step, several, unfit, damaged, anew, in_the_first_save, under_accelerate):
         result[work.__name__] = ranks.run(2, work)
+    result["places"] = [ranks.run(2, partial(places, away=away)) for away in (f"file://{FOLDER}/away", sys.argv[2])]
     result["on_another_number"] = ranks.run(1, on_another_number)
 
     def alone(rank: int, number: int) -> str:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import environment
+from servers.s3 import S3Server
 
 pytestmark = pytest.mark.torch
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+def seen(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> dict[str, list[Any]]:
     """What each of two ranks noted, of each kind of trouble."""
+    s3_server.clean()
     folder = tmp_path_factory.mktemp("troubles")
     script = Path(__file__).with_name("checkpoint_troubles.py")
     ended = subprocess.run(
-        [sys.executable, str(script), str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240,
+        [sys.executable, str(script), str(folder), s3_server.bucket],
+        env=environment(OMP_NUM_THREADS="1", **s3_server.environ), capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr
     noted: dict[str, list[Any]] = json.loads((folder / "result.json").read_text())
@@ -118,15 +121,20 @@ def test_a_fresh_start_is_not_overruled_by_older_checkpoints_that_are_further_on
 
 
 def test_a_lost_folder_is_made_up_for_by_the_url_and_another_jobs_place_is_a_beginning(seen):
-    for rank in seen["places"]:
+    for rank in itertools.chain(*seen["places"]):
         assert rank["saved"]
         assert rank["lost"] == rank["other"] == ["returned 5", [2.0, 2.0, 2.0]]
         assert rank["own first"] == "returned 8"
         assert (
             rank["nowhere"].startswith("CheckpointError: ") and "holds no checkpoint to resume from" in rank["nowhere"]
         )
-    (said,) = seen["places"][0]["said"]
-    assert "/near after " in said and "/away/j after " in said
+    for place, (first, _) in zip(("file://", "s3://"), seen["places"], strict=True):
+        (said,) = first["said"]
+        assert "checkpoint of step 5 in /" in said and f" s, {place}" in said
+
+
+def test_fsdp2_of_accelerate_comes_back_into_a_training_that_has_gone_on(seen):
+    assert seen["under_accelerate"] == [["FSDPSequential", 2, True]] * 2
 
 
 def test_without_a_process_group_several_ranks_are_refused(seen):

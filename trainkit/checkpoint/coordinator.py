@@ -341,9 +341,12 @@ class Coordinator:
         return [Tell(rank, known.message) for rank in sorted(ranks)]
 
     def _manifest(self, current: _Attempt, place: _Place) -> Manifest:
+        plan = self._plans[current.plans[0]]
+        if not any(file.is_copy for file in place.files):
+            plan = plan.without_copies()  # a place that all hosts share, beside one that they do not
         return Manifest(
             step=current.step, attempt=current.name, job=self._job, at=self._wall(), hosts=self._hosts,
-            host_of=self._host_of, plan=self._plans[current.plans[0]],
+            host_of=self._host_of, plan=plan,
             files=tuple(sorted(place.files, key=lambda file: file.name)), metrics=current.metrics,
             alike=tuple(sorted(name for (name, _), ranks in place.own.items() if ranks == len(self._host_of))),
         )  # fmt: skip

@@ -96,6 +96,10 @@ class Plan:
         ]
         return {"layouts": layouts, "tensors": self.tensors}
 
+    def without_copies(self) -> Plan:
+        """As it is where no host keeps copies."""
+        return Plan(self.tensors, tuple(Layout(layout.shape, layout.pieces) for layout in self.layouts))
+
     def pieces(self, rank: int, *, copies: bool = False) -> Iterator[tuple[Tensor, Box]]:
         """What the file of `rank` holds, in its order; with `copies`, what its replica file holds."""
         of_layout = [
