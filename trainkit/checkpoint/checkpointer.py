@@ -80,6 +80,11 @@ class Checkpointer:
         self._warned = self._closed = False
         self._pid = os.getpid()
 
+    @property
+    def done(self) -> int | None:
+        """Steps that had ended at the last call of `step` or `save`; None before it."""
+        return self._done
+
     def restore(self, *, without: Collection[str] = (), fresh: bool = False) -> int:
         """Go on from the newest whole checkpoint. Returns the step to begin with: 0 where there is none at all.
 

@@ -179,7 +179,17 @@ class Optimizer:
         groups = [{**group, "params": [numbers[name] for name in group["params"]]} for group in own["groups"]]
         state = {numbers[name]: entries for name, entries in self._state.items()}
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self._undo_casts(state)
         del self._state
+
+    def _undo_casts(self, state: Mapping[int, Mapping[str, Any]]) -> None:
+        """torch gives each entry its parameter's dtype: single precision beside a bfloat16 parameter would be lost."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for number, entries in state.items():
+            loaded = self.optimizer.state[parameters[number]]
+            for key, value in entries.items():
+                if isinstance(value, Tensor) and key in loaded and loaded[key].dtype != value.dtype and value.ndim:
+                    loaded[key] = value
 
     def _names(self) -> list[str]:
         """The names of its parameters, in the order of their numbers."""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MARGIN = 10.0
 """Seconds of a stop's time that are left for ranks to end, the model to be written and the hosts to agree."""
+_ACCUMULATED = 64
+"""Items over which gradients are added up: more are hardly ever, and a stop does not wait for them."""
 
 
 class Checkpoints:
@@ -47,10 +49,26 @@ class Checkpoints:
         self._made.append(made)
         return made
 
-    def stop(self, *, age: float) -> None:
-        """All ranks have stopped after the same step, `age` seconds after they were asked to: save it."""
+    def within_step(self, done: int, *, age: float) -> bool:
+        """Whether, after `done` items of a loop, a checkpointer's step is not over: gradients are still added up.
+
+        It was called a few items ago, and will be called in a few: until then there is nothing to save.
+        """
+        if age > self._facts.settings.stop_grace / 2:
+            return False
+        return any(one.done is not None and 0 < done - one.done < _ACCUMULATED for one in self._made)
+
+    def stop(self, done: int, *, age: float) -> None:
+        """All ranks have stopped after `done` items, `age` seconds after they were asked to: save what is there."""
         for one in self._made:
-            one.stop(left=max(0.0, self._facts.settings.stop_grace - age - MARGIN))
+            if one.done is not None and done > one.done:
+                if self._facts.world.rank == 0:
+                    self._say(
+                        f"checkpoint: none is made at this stop: step {done - 1} was not the checkpointer's; "
+                        "call its step after each step of the optimizer"
+                    )
+            else:
+                one.stop(left=max(0.0, self._facts.settings.stop_grace - age - MARGIN))
 
     def close(self, *, failed: bool) -> None:
         """The script is over. What it saved is waited for, unless it `failed`: its error is not to be held up."""

@@ -358,8 +358,9 @@ class Context:
 
         The first step yielded is `start`; no items are skipped for it: when resuming, give the items that are left.
         `total` is the step count at the end, for the time left; by default start + len(iterable), where it has one.
-        Ends early, after the current item, when should_stop() is true. Inside another job.steps it shows no progress,
-        and when it ends, the outer loop's step is the step again.
+        Ends early, after the current item, when should_stop() is true; where the script calls a checkpointer's step
+        only every few items, because gradients add up between, after the next such call. Inside another job.steps it
+        shows no progress, and when it ends, the outer loop's step is the step again.
         """
         if total is None and (length := _length(iterable)) is not None:
             total = start + length
@@ -371,7 +372,10 @@ class Context:
         waited, complete, stopped = 0.0, False, False
         self._in_steps = True
         try:
-            while not (stopped := self._boundary(done, waited=waited)):
+            while True:
+                stopped = self._boundary(done, waited=waited)
+                if stopped and not self._checkpoints.within_step(done, age=self._stop.age):
+                    break
                 began = time.perf_counter()
                 items = iter(iterable) if items is None else items  # a DataLoader starts its workers here
                 try:
@@ -385,7 +389,7 @@ class Context:
                 if progress:
                     progress.after(done, self._logged, waited=waited)
             if stopped and not nested:
-                self._checkpoints.stop(age=self._stop.age)
+                self._checkpoints.stop(done, age=self._stop.age)
             complete = True
         finally:  # also where the script leaves its loop
             self._in_steps = nested
