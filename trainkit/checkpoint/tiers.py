@@ -23,6 +23,7 @@ from trainkit.storage.store import ObjectExists, told
 
 IGNORED = ".sagemaker-ignore"
 UPLOADING, UPLOADED = ".sagemaker-uploading", ".sagemaker-uploaded"
+_UPLOADED_AT_ONCE = 64 << 20  # bytes: whole parts of an upload are cut out of it
 CORRUPT = "CORRUPT.txt"
 """Marks an attempt that turned out to be damaged: never chosen, never deleted by us, kept for people to look at."""
 
@@ -194,7 +195,8 @@ class UrlTier:
 
     def put(self, directory: str, name: str, parts: Sequence[memoryview]) -> tuple[int, ...]:
         sums: list[int] = []
-        files.put_stream(self._of(directory, name), _summed(parts, sums), replace=False)
+        chunks = _summed(parts, sums, at_once=_UPLOADED_AT_ONCE)
+        files.put_stream(self._of(directory, name), chunks, replace=False)
         return tuple(sums)
 
     def put_manifest(self, directory: str, text: str) -> None:
@@ -282,18 +284,21 @@ def _write(descriptor: int, parts: Sequence[memoryview]) -> tuple[int, ...]:
     return tuple(sums)
 
 
-def _summed(parts: Sequence[memoryview], sums: list[int]) -> Iterator[memoryview]:
+def _summed(parts: Sequence[memoryview], sums: list[int], *, at_once: int = crc.BLOCK) -> Iterator[memoryview]:
     """Chunks of the parts in turn; `sums` gets the checksums of the blocks of the whole."""
     total, room = 0, crc.BLOCK
     for part in parts:
         rest = part
         while rest:
-            chunk, rest = rest[:room], rest[room:]
-            total = crc.of_block(chunk, total)
-            room -= len(chunk)
-            if not room:
-                sums.append(total)
-                total, room = 0, crc.BLOCK
+            chunk, rest = rest[:at_once], rest[at_once:]
+            unread = chunk
+            while unread:
+                block, unread = unread[:room], unread[room:]
+                total = crc.of_block(block, total)
+                room -= len(block)
+                if not room:
+                    sums.append(total)
+                    total, room = 0, crc.BLOCK
             yield chunk
     if room < crc.BLOCK:
         sums.append(total)

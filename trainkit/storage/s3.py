@@ -286,10 +286,15 @@ def _parts(chunks: Iterable[Data]) -> Iterator[bytes]:
     for chunk in chunks:
         view = memoryview(chunk).cast("B")
         while view:
-            taken = view[: _part_size(number) - len(part)]
-            part += taken
+            size = _part_size(number)
+            taken = view[: size - len(part)]
             view = view[len(taken) :]
-            if len(part) == _part_size(number):
+            if len(taken) == size:  # a large chunk is copied once
+                yield bytes(taken)
+                number += 1
+                continue
+            part += taken
+            if len(part) == size:
                 yield bytes(part)
                 number, part = number + 1, bytearray()
     if part or not number:
