@@ -15,7 +15,6 @@ from trainkit.checkpoint.tiers import CORRUPT, Found, Tier
 from trainkit.errors import CheckpointError, StorageError
 from trainkit.storage.store import ObjectMissing
 
-
 _LOOKS = 10
 
 
