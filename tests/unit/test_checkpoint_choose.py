@@ -11,7 +11,7 @@ from checkpoint_made import made, restored
 
 from trainkit.checkpoint import image, manifest
 from trainkit.checkpoint.choose import choose
-from trainkit.checkpoint.tiers import LocalTier, UrlTier
+from trainkit.checkpoint.tiers import Found, LocalTier, UrlTier
 from trainkit.errors import StorageError
 
 
@@ -62,6 +62,24 @@ def test_a_torso_is_no_candidate(tmp_path: Path) -> None:
     (torso.folder / manifest.FILE).unlink()
     choice = choose([LocalTier(tmp_path)])
     assert (choice.manifest, choice.passed_over) == (whole.manifest, ())
+
+
+class Overtaken(LocalTier):
+    """After it was listed for the first time, a newer one is committed, and the one before it deleted."""
+
+    def list(self) -> list[Found]:
+        found = super().list()
+        if len(found) == 1 and found[0].step == 1:
+            made(self.root, random.Random(2), step=2)
+            self.delete(found[0].directory)
+        return found
+
+
+def test_what_is_deleted_while_it_is_looked_at_was_replaced_by_something_newer(tmp_path: Path) -> None:
+    made(tmp_path, random.Random(1), step=1)
+    choice = choose([Overtaken(tmp_path)])
+    assert choice.manifest is not None
+    assert choice.manifest.step == 2
 
 
 def test_a_place_that_cannot_be_looked_into_is_an_error_since_it_may_have_the_newest(tmp_path: Path) -> None:

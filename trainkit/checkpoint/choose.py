@@ -15,6 +15,8 @@ from trainkit.checkpoint.tiers import CORRUPT, Found, Tier
 from trainkit.errors import CheckpointError, StorageError
 from trainkit.storage.store import ObjectMissing
 
+_LOOKS = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -53,6 +55,18 @@ def choose(places: Sequence[Tier], *, without: Collection[str] = ()) -> Choice:
     `without`: directories that turned out to be unusable. Raises StorageError where a tier cannot be listed: what
     cannot be seen may be newer than all that can.
     """
+    for _ in range(_LOOKS):
+        choice, vanished = _look(places, without)
+        if choice.manifest or not vanished:
+            break
+    return choice
+
+
+def _look(places: Sequence[Tier], without: Collection[str]) -> tuple[Choice, bool]:
+    """What one look shows, and whether candidates vanished meanwhile: the writers of killed ranks still commit newer
+    ones and delete these, so that there may be nothing left of what was listed.
+    """
+    vanished = False
     listed = [place.list() for place in places]
     passed_over: list[str] = []
     damaged: list[tuple[str, int, str]] = []
@@ -67,6 +81,7 @@ def choose(places: Sequence[Tier], *, without: Collection[str] = ()) -> Choice:
                 read = manifest.parse(places[tier].manifest(candidate.directory))
                 check(read, candidate.directory, sizes, apart=places[tier].names(candidate.directory) is not None)
             except StorageError as error:
+                vanished |= isinstance(error, ObjectMissing)
                 passed_over.append(str(error))
             except CheckpointError as error:
                 where = f"{places[tier].name}/{candidate.directory}"
@@ -77,11 +92,11 @@ def choose(places: Sequence[Tier], *, without: Collection[str] = ()) -> Choice:
                 whole = whole or read
                 usable.append(tier)
         if whole:
-            return Choice(whole, tuple(usable), tuple(passed_over), tuple(damaged))
+            return Choice(whole, tuple(usable), tuple(passed_over), tuple(damaged)), vanished
     # Those of earlier starts count too: a job that is started again must not begin anew just because of that.
     aside = [f"{places[tier].name}/{one.directory} was set aside: see {CORRUPT} there"
              for tier, shown in enumerate(listed) for one in shown if one.committed and one.corrupt]  # fmt: skip
-    return Choice(None, (), (*passed_over, *aside), tuple(damaged))
+    return Choice(None, (), (*passed_over, *aside), tuple(damaged)), vanished
 
 
 def _is_there(place: Tier, directory: str) -> bool:
