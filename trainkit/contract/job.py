@@ -84,7 +84,7 @@ def read(
         mistakes += _strange_groups(chosen, here)
     job_channels = channels.read(inputs, data=paths.channels, source=inputs_file, mistakes=mistakes)
     checkpoints = _checkpoints(checkpoint or {}, default=paths.checkpoints, source=checkpoint_file, mistakes=mistakes)
-    addresses = _addresses(environ.get(HOST_ADDRESSES), hosts=here.hosts if here else (), mistakes=mistakes)
+    addresses = read_addresses(environ.get(HOST_ADDRESSES), hosts=here.hosts if here else (), mistakes=mistakes)
     if mistakes or here is None:
         raise ConfigError(mistakes)
     return Job(
@@ -109,7 +109,8 @@ def _strange_groups(chosen: Settings, here: Cluster) -> list[Mistake]:
     ]
 
 
-def _addresses(text: str | None, *, hosts: tuple[str, ...], mistakes: list[Mistake]) -> Mapping[str, str]:
+def read_addresses(text: str | None, *, hosts: tuple[str, ...], mistakes: list[Mistake]) -> Mapping[str, str]:
+    """Host name → address, from the value of HOST_ADDRESSES."""
     if not text:
         return {}
     try:
