@@ -319,7 +319,8 @@ class _Supervisor:
         """SIGTERM or SIGINT at this host."""
         name = signal.Signals(number).name
         if self._course.stop_signal is None:
-            self._say(f"{name}: told the ranks, they have {self._course.stop_grace:g} s; again to kill them now")
+            whom = "the ranks, they have" if self._plan.processes is None else "the script, it has"
+            self._say(f"{name}: told {whom} {self._course.stop_grace:g} s; again to kill them now")
             if self._link:
                 self._link.stop(number)
         elif self._stopped_by_others:

@@ -1,6 +1,6 @@
 """The first process of a local host: lay `/opt/ml` and the hosts file over the machine's, then become what runs there.
 
-    unshare … python -m trainkit.local.inside '{"host": "algo-1", "root": …, "hosts_file": …, "network": null, "argv": …}'
+    unshare … python -m trainkit.local.inside '{"host": "algo-1", "root": …, "hosts_file": …, "network": null, …}'
 
 It is alone in its mount, hostname and PID namespace, and root in its own user namespace where the caller is not root.
 Mounts are made by the kernel's own call: the `mount` command reads tables that a namespace may not have.

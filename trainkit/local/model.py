@@ -12,7 +12,7 @@ from trainkit.errors import Mistake
 
 _FREE = frozenset({"ProcessingInstanceType", "RoleArn", "ImageUri"})
 """What costs nothing here and may be anything: the lists of instance types grow faster than botocore is updated."""
-_KINDS: Mapping[str, type | tuple[type, ...]] = {
+_KINDS: Mapping[str, Any] = {
     "structure": dict, "map": dict, "list": list, "string": str, "integer": int, "long": int, "boolean": bool,
 }  # fmt: skip
 
@@ -31,8 +31,7 @@ _Found = Iterator[tuple[str, object, str, str]]
 def _look(value: Any, name: str, shapes: Mapping[str, Any], key: str = "") -> _Found:
     shape = shapes[name]
     kind = shape["type"]
-    wanted = _KINDS[kind]
-    if not isinstance(value, wanted) or (kind == "integer" and isinstance(value, bool)):
+    if not isinstance(value, _KINDS[kind]) or (kind == "integer" and isinstance(value, bool)):
         yield key, value, f"must be a {kind}", "Write it as the API has it"
     elif kind == "structure":
         yield from _structure(value, shape, shapes, key)

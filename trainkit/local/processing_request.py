@@ -19,7 +19,7 @@ from trainkit.local.request import Request
 
 PROCESSING = "/opt/ml/processing/"
 CODE = f"{PROCESSING}input/code"
-_MODULES = {"train": "trainkit.cli.entry", "process": "trainkit.cli.process", "trainkit": "trainkit.cli.main"}
+_MODULES = {"train": "trainkit.cli.train", "process": "trainkit.cli.process", "trainkit": "trainkit.cli.main"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +167,8 @@ def _rules(request: Request) -> list[tuple[str, object, str, str]]:
             kinds = [kind for kind in one["DatasetDefinition"] if kind.endswith("DatasetDefinition")]
             what = kinds[0].removesuffix("DatasetDefinition") if kinds else "Athena or Redshift"
             remedy = "Run the query yourself, and give its result as an S3Input"
-            found.append((f"{key}.DatasetDefinition", None, f"input {one['InputName']} comes from {what}, which is "
-                          f"not here", remedy))  # fmt: skip
+            problem = f"input {one['InputName']} comes from {what}, which is not here"
+            found.append((f"{key}.DatasetDefinition", None, problem, remedy))
         elif source is None and not one.get("AppManaged"):
             found.append((key, None, "has no S3Input", "Say where it comes from"))
         elif source is not None:
