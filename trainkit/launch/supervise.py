@@ -150,7 +150,7 @@ class _Supervisor:
         A host that is done early stays until all are: the first one hosts the store that the others' ranks use.
         """
         link = self._link
-        if own.exit_code and (own_words := _read(self._plan.job.paths.failure)):
+        if own.exit_code and (own_words := self._own_words(own)):
             own = replace(own, failure=own_words)
         if link is None:
             again = self._again(own)
@@ -171,6 +171,14 @@ class _Supervisor:
         if link.verdict.failure != own.failure and link.verdict.exit_code != PeerLost.exit_code:  # that was said
             self._say(f"the job failed elsewhere first: {link.verdict.cause}")
         return link.verdict
+
+    def _own_words(self, own: Outcome) -> str | None:
+        """What the script itself wrote of its failure. A processing script that just exits may have left a message."""
+        paths, says_nothing = self._plan.job.paths, (own.failure or "").startswith("exit code ")
+        if text := _read(paths.failure):
+            return text
+        said = _read(paths.message) if self._plan.processes and says_nothing else None
+        return f"{said.strip()}\n{words.head(own)}"[:LIMIT] if said and said.strip() else None
 
     def _again(self, outcome: Outcome) -> Again | None:
         """On the first host, or the only one: whether all ranks start again after this, and where they meet then."""
