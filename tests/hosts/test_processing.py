@@ -30,7 +30,7 @@ if host == who:
     if how == "kill": os.kill(os.getpid(), 9)
     if how == "exit": say("my own words"); sys.exit(3)
     if how == "early": sys.exit(0)
-if how == "early": time.sleep(0.5); raise ConnectionRefusedError("the database is down")
+if how == "early": time.sleep(0.5); raise ConnectionRefusedError("connection refused by the database")
 if how == "talk": say(f"{host} is done"); sys.exit(0)
 while True: time.sleep(1)
 """
@@ -129,7 +129,7 @@ def test_a_host_that_is_done_early_is_not_blamed_for_what_happens_to_the_others(
         assert [end[0] for end in ends(running)] == [1, 1, 1]
     first = messages(tmp_path)[0]
     assert first is not None
-    assert first.startswith("ConnectionRefusedError: the database is down")
+    assert first.startswith("ConnectionRefusedError: connection refused by the database")
 
 
 def test_a_script_that_one_host_lacks_ends_all_at_once_with_that_cause(tmp_path: Path) -> None:

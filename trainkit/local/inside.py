@@ -37,7 +37,7 @@ def main() -> None:
     if spec["network"]:
         bring_up(spec["network"])
     os.chdir("/")
-    argv = spec["argv"]
+    argv = spec.get("argv") or [sys.executable, "-m", "trainkit.cli.train"]
     if argv[0] != sys.executable:  # no command of ours, which would lift the mask once it can hear
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
     try:

@@ -213,10 +213,14 @@ def near(host: Host) -> str:
 
 
 def _inside(host: Host, hosts_file: Path, *, network: Mapping[str, str] | None) -> tuple[str, ...]:
-    spec = {
-        "host": host.name, "root": str(host.root), "hosts_file": str(hosts_file), "network": network,
-        "argv": host.argv,
-    }  # fmt: skip
+    spec: dict[str, object] = {
+        "host": host.name,
+        "root": str(host.root),
+        "hosts_file": str(hosts_file),
+        "network": network,
+    }
+    if host.argv != TRAIN:
+        spec["argv"] = host.argv
     return (sys.executable, "-m", "trainkit.local.inside", json.dumps(spec))
 
 
