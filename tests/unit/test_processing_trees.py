@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainkit.contract import processing, processing_environ
+from trainkit.contract import job, processing, processing_environ
 from trainkit.contract.environ import Resources
 from trainkit.contract.paths import Paths
 from trainkit.errors import ConfigError
@@ -39,7 +39,7 @@ def test_a_right_tree_is_read_as_it_is_meant(name: str) -> None:
         {"hosts": tuple(expect["hosts"])} if "hosts" in expect else {}
     )
     assert warnings == []
-    assert processing.is_laid(Paths(root))
+    assert job.is_processing(Paths(root))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("wrong-")])
@@ -64,17 +64,17 @@ def test_every_tree_says_which_kind_it_is() -> None:
 
 
 def test_without_any_file_it_is_a_job_of_one_host_without_inputs(tmp_path: Path) -> None:
-    job = processing.read(Paths(tmp_path), environ={})
+    read = processing.read(Paths(tmp_path), environ={})
 
-    assert (job.name, job.hosts, job.inputs, job.laid) == ("local", ("algo-1",), {}, False)
+    assert (read.name, read.hosts, read.inputs, read.laid) == ("local", ("algo-1",), {}, False)
 
 
 def test_a_training_job_is_no_processing_job_even_where_both_are_laid(tmp_path: Path) -> None:
-    assert not processing.is_laid(Paths(tmp_path))
+    assert not job.is_processing(Paths(tmp_path))
     for folder, name in (("config", processing.FILE), ("input/config", "resourceconfig.json")):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / name).write_text("{}")
-        assert processing.is_laid(Paths(tmp_path)) == (folder == "config")
+        assert job.is_processing(Paths(tmp_path)) == (folder == "config")
 
 
 def test_a_silent_query_is_no_stall_unless_someone_sets_a_limit(tmp_path: Path) -> None:
@@ -83,8 +83,8 @@ def test_a_silent_query_is_no_stall_unless_someone_sets_a_limit(tmp_path: Path) 
 
 
 def test_an_input_in_pipe_mode_has_a_fifo_per_epoch_and_others_have_none() -> None:
-    job = processing.read(Paths(TREES / "right-every-kind-of-input-and-output"), environ={})
+    read = processing.read(Paths(TREES / "right-every-kind-of-input-and-output"), environ={})
 
-    assert job.inputs["piped"].pipe(2).name == "p_2"
+    assert read.inputs["piped"].pipe(2).name == "p_2"
     with pytest.raises(ValueError, match="input listed is in File mode"):
-        job.inputs["listed"].pipe()
+        read.inputs["listed"].pipe()

@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from trainkit.contract import job as contract
 from trainkit.contract import message, processing
 from trainkit.contract.outcome import LIMIT, Outcome, write_failure
 from trainkit.contract.paths import Paths
@@ -106,7 +107,7 @@ def _make(folder: Path) -> None:
 
 def _leave(job: ProcessingJob | None, outcome: Outcome, *, paths: Paths, console: Console) -> None:
     """The failure file on every host, and the message on one."""
-    if not (job.laid if job else processing.is_laid(paths)):
+    if not (job.laid if job else contract.is_processing(paths)):
         return  # tried out by hand: the log has it all
     speaker = job.host if job else "process"
     try:

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 
 from trainkit.contract import job as contract
-from trainkit.contract import processing
 from trainkit.contract.outcome import LIMIT, Outcome, write_failure
 from trainkit.contract.paths import Paths
 from trainkit.contract.secrets import scrub
@@ -31,7 +30,7 @@ from trainkit.plan import launch, machine, script
 def main() -> None:
     """The executable. Never returns: the exit code is the job's."""
     paths = Paths.of(os.environ)
-    if processing.is_laid(paths):  # the image has one entry point, and the job is of the other kind
+    if contract.is_processing(paths):  # the image has one entry point, and the job is of the other kind
         from trainkit.cli import process
 
         process.main(sys.argv[1:])

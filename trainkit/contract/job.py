@@ -18,6 +18,7 @@ from trainkit.errors import ConfigError, Mistake
 
 HOST_ADDRESSES = "TRAINKIT_HOST_ADDRESSES"
 CHECKPOINTS_FILE = "checkpointconfig.json"
+PROCESSING_FILE = "processingjobconfig.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,12 @@ class Job:
     def address(self, host: str) -> str:
         """Where `host` is reached: an address that was given, else its name."""
         return self.addresses.get(host, host)
+
+
+def is_processing(paths: Paths) -> bool:
+    """Whether the service laid a processing job there, and no training job."""
+    training = document.find(paths.config, cluster.FILE).exists()
+    return not training and document.find(paths.processing_config, PROCESSING_FILE).exists()
 
 
 def read(

@@ -19,7 +19,7 @@ from trainkit.contract.paths import Paths
 from trainkit.contract.settings import Settings
 from trainkit.errors import ConfigError, Mistake
 
-FILE = "processingjobconfig.json"
+FILE = job.PROCESSING_FILE
 MODES = ("File", "Pipe")
 DISTRIBUTIONS = ("FullyReplicated", "ShardedByS3Key")
 UPLOADS = ("EndOfJob", "Continuous")
@@ -116,12 +116,6 @@ class ProcessingJob:
             settings=self.settings, checkpoints=self.paths.checkpoints, addresses=self.addresses,
             documents=self.documents,
         )  # fmt: skip
-
-
-def is_laid(paths: Paths) -> bool:
-    """Whether `paths` holds a processing job's config, and no training job's."""
-    training = document.find(paths.config, cluster.FILE).exists()
-    return not training and document.find(paths.processing_config, FILE).exists()
 
 
 def read(paths: Paths, *, environ: Mapping[str, str]) -> ProcessingJob:

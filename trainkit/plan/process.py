@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from trainkit.contract.environ import Resources
+from trainkit.contract.environ import CLUSTER_KEY, Resources
 from trainkit.contract.processing import ProcessingJob
 from trainkit.contract.processing_environ import variables
 from trainkit.contract.settings import strange
@@ -35,7 +35,7 @@ def make(
     if "PYTHONUNBUFFERED" not in environ:
         defaults.append(Default("PYTHONUNBUFFERED", "1", "what the script starts in Python shows its lines at once"))
     # The service sets them itself; a container that is started by hand has them from the file.
-    given = {name: value for name, value in job.environment.items() if name not in environ}
+    given = {name: value for name, value in job.environment.items() if name not in {*environ, CLUSTER_KEY}}
     return LaunchPlan(
         job=job.as_job(),
         script=Script(path=Path(process.label), folder=folder),
