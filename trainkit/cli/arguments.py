@@ -1,15 +1,18 @@
-"""The arguments that `trainkit local` and `trainkit plan` share."""
+"""What `trainkit local` and `trainkit plan` share: arguments, and words for people."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from trainkit.contract.settings import ENGINES
-from trainkit.errors import UsageError
+from trainkit.contract.rehearsal import Fault
+from trainkit.contract.settings import ENGINES, seconds
+from trainkit.errors import StorageError, UsageError
+from trainkit.local import claim
 from trainkit.local.request import Shorthand
 
 
@@ -28,8 +31,8 @@ class Parser(argparse.ArgumentParser):
 def add(parser: argparse.ArgumentParser) -> None:
     """What describes the job."""
     parser.add_argument("script", type=Path, help="the script to run; its folder is the job's code")
-    parser.add_argument("--hosts", type=_count, default=1, metavar="N", help="hosts (default: 1)")
-    parser.add_argument("--procs", type=_count, metavar="M", help="ranks per host (default: its GPUs, else 1)")
+    parser.add_argument("--hosts", type=count, default=1, metavar="N", help="hosts (default: 1)")
+    parser.add_argument("--procs", type=count, metavar="M", help="ranks per host (default: its GPUs, else 1)")
     parser.add_argument(
         "--channel", action="append", default=[], metavar="NAME=PATH|URL", help="an input channel; may be repeated"
     )
@@ -45,7 +48,7 @@ def shorthand(arguments: argparse.Namespace) -> Shorthand:
     script: Path = arguments.script
     if not script.is_file():
         raise UsageError(f"there is no script {script}")
-    channels = _pairs(arguments.channel, flag="--channel", form="NAME=PATH")
+    channels = pairs(arguments.channel, flag="--channel", form="NAME=PATH")
     if "code" in channels:
         raise UsageError("--channel code: the channel `code` is the script's folder; give this one another name")
     settings = {"TRAINKIT_PROCS": arguments.procs, "TRAINKIT_ENGINE": arguments.engine}
@@ -53,12 +56,13 @@ def shorthand(arguments: argparse.Namespace) -> Shorthand:
         script=script,
         hosts=arguments.hosts,
         channels=channels,
-        hyperparameters=_pairs(arguments.hp, flag="--hp", form="KEY=VALUE"),
+        hyperparameters=pairs(arguments.hp, flag="--hp", form="KEY=VALUE"),
         environment={name: str(value) for name, value in settings.items() if value is not None},
     )
 
 
-def _pairs(given: Iterable[str], *, flag: str, form: str) -> dict[str, str]:
+def pairs(given: Iterable[str], *, flag: str, form: str) -> dict[str, str]:
+    """NAME=VALUE, in the order given. Raises UsageError."""
     pairs: dict[str, str] = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -70,8 +74,46 @@ def _pairs(given: Iterable[str], *, flag: str, form: str) -> dict[str, str]:
     return pairs
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """A number of hosts or ranks. Raises ArgumentTypeError."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")
     return number
+
+
+def fresh(name: str) -> Path:
+    """A new output directory of that name. Raises StorageError."""
+    try:
+        return claim.fresh(Path("trainkit-output"), name)
+    except OSError as error:
+        raise StorageError(
+            f"cannot make {error.filename}: {error.strerror}. Name another place with --output"
+        ) from None
+
+
+def span(text: str) -> float:
+    """Seconds. Raises ArgumentTypeError."""
+    try:
+        return seconds(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: write 90, 20s, 1.5m or 2h") from None
+
+
+def faults(texts: Sequence[str]) -> tuple[Fault, ...]:
+    """What --kill asks for. Raises UsageError."""
+    try:
+        return tuple(Fault.parse(text, number=number) for number, text in enumerate(texts))
+    except ValueError as error:
+        raise UsageError(f"--kill {error}") from None
+
+
+def hosts(count: int) -> str:
+    """So many, for people."""
+    return "1 host" if count == 1 else f"{count} hosts"
+
+
+def near(path: Path) -> str:
+    """The path as a person would type it from here."""
+    relative = os.path.relpath(path)
+    return relative if len(relative) < len(str(path.absolute())) else str(path.absolute())

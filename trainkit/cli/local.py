@@ -10,22 +10,22 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from trainkit.cli import arguments
-from trainkit.contract.rehearsal import Fault
-from trainkit.contract.settings import seconds
-from trainkit.errors import StorageError, TrainkitError, UsageError
+from trainkit.cli import arguments, local_processing
+from trainkit.errors import TrainkitError
 from trainkit.launch.output import Console
-from trainkit.local import claim, isolation, service
+from trainkit.local import isolation, service
 from trainkit.local.request import Request, Shorthand, compose
 from trainkit.local.service import Options, Result
 
 
 def main(argv: Sequence[str]) -> int:
     """Run it. Returns the job's exit code: the script's own where it failed, 0 when completed or stopped."""
+    if local_processing.is_meant(argv):
+        return local_processing.main(argv)
     given = _parser().parse_args(argv)
     shorthand = arguments.shorthand(given)
     now = datetime.datetime.now()
-    output: Path = given.output or _fresh(f"{shorthand.script.stem}-{now:%Y%m%d-%H%M%S}")
+    output: Path = given.output or arguments.fresh(f"{shorthand.script.stem}-{now:%Y%m%d-%H%M%S}")
     try:
         return _run(shorthand, given, output=output, now=now)
     except TrainkitError:
@@ -46,25 +46,18 @@ def _run(shorthand: Shorthand, given: argparse.Namespace, *, output: Path, now: 
         environ=os.environ,
         isolation=given.isolation,
         stop_after=given.stop_after,
-        faults=_faults(given.kill),
+        faults=arguments.faults(given.kill),
         at_terminal=at_terminal and str(given.procs or os.environ.get("TRAINKIT_PROCS", 1)) == "1",
         colour=os.isatty(1) and "NO_COLOR" not in os.environ,
     )
     console = Console()
     began = time.monotonic()
-    console.say("local", f"{request['TrainingJobName']}: {_hosts(shorthand.hosts)}, output in {_near(output)}")
+    console.say(
+        "local", f"{request['TrainingJobName']}: {arguments.hosts(shorthand.hosts)}, output in {arguments.near(output)}"
+    )
     result = service.run(request, options, console)
     console.say("local", _summary(request, result, output=output, took=time.monotonic() - began))
     return result.exit_code
-
-
-def _fresh(name: str) -> Path:
-    try:
-        return claim.fresh(Path("trainkit-output"), name)
-    except OSError as error:
-        raise StorageError(
-            f"cannot make {error.filename}: {error.strerror}. Name another place with --output"
-        ) from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,32 +68,16 @@ def _parser() -> argparse.ArgumentParser:
         help="how hosts are kept apart (default: namespace, or process where the machine allows none)",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="DIR", help="where S3 would be (default: trainkit-output/…)")
-    parser.add_argument("--stop-after", type=_seconds, metavar="20s", help="rehearse a stop: SIGTERM after that time")
+    parser.add_argument(
+        "--stop-after", type=arguments.span, metavar="20s", help="rehearse a stop: SIGTERM after that time"
+    )
     parser.add_argument(
         "--kill", action="append", default=[], metavar="FAULT",
         help="rehearse a fault, once: rank=3@step=20, host=2@step=20, host=2@30s, link=2@30s, link=2@30s+5s (healed "
         "after 5 s); may be repeated",
     )  # fmt: skip
-    parser.add_argument("--max-runtime", type=_seconds, metavar="2h", help="MaxRuntimeInSeconds (default: a day)")
+    parser.add_argument("--max-runtime", type=arguments.span, metavar="2h", help="MaxRuntimeInSeconds (default: a day)")
     return parser
-
-
-def _seconds(text: str) -> float:
-    try:
-        return seconds(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time: write 90, 20s, 1.5m or 2h") from None
-
-
-def _faults(texts: Sequence[str]) -> tuple[Fault, ...]:
-    try:
-        return tuple(Fault.parse(text, number=number) for number, text in enumerate(texts))
-    except ValueError as error:
-        raise UsageError(f"--kill {error}") from None
-
-
-def _hosts(count: int) -> str:
-    return "1 host" if count == 1 else f"{count} hosts"
 
 
 def _summary(request: Request, result: Result, *, output: Path, took: float) -> str:
@@ -110,22 +87,16 @@ def _summary(request: Request, result: Result, *, output: Path, took: float) -> 
     if "FailureReason" in described:
         cause, *more = (result.failure or described["FailureReason"]).split("\n\n", 1)[0].splitlines()
         lines += [f"  cause    {cause}", *(f"           {line}" for line in more)]
-        lines += [f"  failure  {_near(path)}" for path in [output / "failure"] if path.exists()]
+        lines += [f"  failure  {arguments.near(path)}" for path in [output / "failure"] if path.exists()]
         lines += [
-            f"  logs     {_near(path)}" for path in [output / "logs"] if any(path.glob("*"))
+            f"  logs     {arguments.near(path)}" for path in [output / "logs"] if any(path.glob("*"))
         ]  # none at a terminal
     if result.model:
-        lines.append(f"  model    {_near(result.model)} ({_size(_bytes(result.model))})")
+        lines.append(f"  model    {arguments.near(result.model)} ({_size(_bytes(result.model))})")
     metrics = {m["MetricName"]: m["Value"] for m in described["FinalMetricDataList"]}
     if metrics:
         lines.append("  metrics  " + "  ".join(f"{name}={_short(value)}" for name, value in metrics.items()))
     return "\n".join(lines)
-
-
-def _near(path: Path) -> str:
-    """The path as a person would type it from here."""
-    relative = os.path.relpath(path)
-    return relative if len(relative) < len(str(path.absolute())) else str(path.absolute())
 
 
 def _bytes(path: Path) -> int:

@@ -11,6 +11,7 @@ _USAGE = """\
 usage: trainkit COMMAND ...
 
   local SCRIPT   run a script as a SageMaker job on this machine, on one host or several
+  process SCRIPT run a processing script: of the job under /opt/ml, or here
   plan  SCRIPT   show what would run: argv, environment, ranks, and why
   data  show|pack   look at data where it lies; write it anew in blocks that stream well
   checkpoint ls|verify|show|export|import   look at checkpoints, prove them whole, carry models in and out
@@ -31,6 +32,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             from trainkit.cli import plan
 
             sys.exit(plan.main(rest))
+        if name == "process":
+            from trainkit.cli import process
+
+            process.main(rest)
         if name == "data":
             from trainkit.cli import data
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from trainkit.contract import job as contract
@@ -23,13 +24,17 @@ from trainkit.contract.settings import TABLE
 from trainkit.errors import TrainkitError, UsageError
 from trainkit.launch import supervise, words
 from trainkit.launch.output import Console
-from trainkit.plan import machine, script
+from trainkit.plan import launch, machine, script
 
 
 def main() -> None:
     """The executable. Never returns: the exit code is the job's."""
-    console = Console()
     paths = Paths.of(os.environ)
+    if contract.is_processing(paths):  # the image has one entry point, and the job is of the other kind
+        from trainkit.cli import process
+
+        process.main(sys.argv[1:])
+    console = Console()
     try:
         outcome = train(paths, flags=parse(sys.argv[1:]), console=console)
     except TrainkitError as error:
@@ -54,7 +59,8 @@ def train(paths: Paths, *, flags: dict[str, str], console: Console) -> Outcome:
         _make(folder)
     here = machine.look(os.environ)
     try:
-        outcome = supervise.run(job, machine=here, script=entry, environ=os.environ, console=console)
+        planner = partial(launch.make, job, machine=here, script=entry, environ=os.environ)
+        outcome = supervise.run(planner, environ=os.environ, console=console)
         # What the job's author named as secret is no variable of ours, but the ranks knew it.
         hidden = scrub(outcome.failure, job.hyperparameters.texts) if outcome.failure else None
         return replace(outcome, failure=hidden)

@@ -35,6 +35,7 @@ _WORKER_GONE = re.compile(r"DataLoader worker \(pid\(s\) [\d, ]+\) exited unexpe
 _WORKER_WHY = re.compile(
     r"^(\w+: DataLoader worker \(pid \d+\) (?:is killed by signal|exited unexpectedly with).*)", re.MULTILINE
 )
+_RAISED = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Timeout|NotFound)\b(?::.*)?$")
 _ABORTED = re.compile(r"^\s*what\(\):\s+(\S.*)", re.MULTILINE)
 
 
@@ -68,3 +69,10 @@ def aborted_with(tail: Iterable[str]) -> str:
     """What C++ said as it aborted, one line, or "": NCCL's watchdog and gloo's threads have no other way to fail."""
     said = _ABORTED.findall("\n".join(tail))
     return said[-1].strip() if said else ""
+
+
+def last_raised(tail: Iterable[str]) -> str:
+    """`Type: message` where the last lines of an output are those of a Python traceback, or ""."""
+    *before, last = ["", *tail]
+    in_trace = any(line.startswith('  File "') for line in before)
+    return last if in_trace and _RAISED.match(last) else ""

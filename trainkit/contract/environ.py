@@ -102,12 +102,12 @@ def variables(job: Job, *, resources: Resources, master: str, port: int) -> tupl
     plain["SM_TRAINING_ENV"] = json.dumps(_training_env(job, resources=resources, master=master, port=port))
     channels = [("channel", "SM_CHANNEL_", channel.name, str(channel.path)) for channel in job.channels]
     texts = [("hyperparameter", "SM_HP_", name, text) for name, text in hps.texts.items()]
-    named, warnings = _named([*channels, *texts])
-    fitting, too_long = _fitting({**plain, **named})
-    return fitting, warnings + too_long
+    by_name, warnings = named([*channels, *texts])
+    exported, too_long = fitting({**plain, **by_name})
+    return exported, warnings + too_long
 
 
-def _fitting(variables: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+def fitting(variables: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """What execve accepts. SM_HPS is the usual one that is not: it holds all the hyperparameters together."""
     sizes = {name: len(os.fsencode(name)) + len(os.fsencode(value)) + 2 for name, value in variables.items()}
     warnings = [
@@ -125,7 +125,7 @@ def _log_level(job: Job) -> int:
         return _INFO
 
 
-def _named(entries: Iterable[tuple[str, str, str, str]]) -> tuple[dict[str, str], list[str]]:
+def named(entries: Iterable[tuple[str, str, str, str]]) -> tuple[dict[str, str], list[str]]:
     """Variables for (kind, prefix, name, value): the exact names first, then the aliases that are still free."""
     entries = list(entries)
     exact: dict[str, tuple[str, str]] = {}

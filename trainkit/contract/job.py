@@ -18,6 +18,7 @@ from trainkit.errors import ConfigError, Mistake
 
 HOST_ADDRESSES = "TRAINKIT_HOST_ADDRESSES"
 CHECKPOINTS_FILE = "checkpointconfig.json"
+PROCESSING_FILE = "processingjobconfig.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,12 @@ class Job:
         return self.addresses.get(host, host)
 
 
+def is_processing(paths: Paths) -> bool:
+    """Whether the service laid a processing job there, and no training job."""
+    training = document.find(paths.config, cluster.FILE).exists()
+    return not training and document.find(paths.processing_config, PROCESSING_FILE).exists()
+
+
 def read(
     paths: Paths, *, environ: Mapping[str, str], flags: Mapping[str, str] | None = None, config: Path | None = None
 ) -> Job:
@@ -84,7 +91,7 @@ def read(
         mistakes += _strange_groups(chosen, here)
     job_channels = channels.read(inputs, data=paths.channels, source=inputs_file, mistakes=mistakes)
     checkpoints = _checkpoints(checkpoint or {}, default=paths.checkpoints, source=checkpoint_file, mistakes=mistakes)
-    addresses = _addresses(environ.get(HOST_ADDRESSES), hosts=here.hosts if here else (), mistakes=mistakes)
+    addresses = read_addresses(environ.get(HOST_ADDRESSES), hosts=here.hosts if here else (), mistakes=mistakes)
     if mistakes or here is None:
         raise ConfigError(mistakes)
     return Job(
@@ -109,7 +116,8 @@ def _strange_groups(chosen: Settings, here: Cluster) -> list[Mistake]:
     ]
 
 
-def _addresses(text: str | None, *, hosts: tuple[str, ...], mistakes: list[Mistake]) -> Mapping[str, str]:
+def read_addresses(text: str | None, *, hosts: tuple[str, ...], mistakes: list[Mistake]) -> Mapping[str, str]:
+    """Host name → address, from the value of HOST_ADDRESSES."""
     if not text:
         return {}
     try:

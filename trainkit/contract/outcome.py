@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainkit.contract.advice import OUT_OF_MEMORY, remedy, signal_remedy
-from trainkit.contract.blame import aborted_with, is_collateral, unwrapped
+from trainkit.contract.blame import aborted_with, is_collateral, last_raised, unwrapped
 from trainkit.contract.secrets import scrub
 
 LIMIT = 900
@@ -49,6 +49,12 @@ class RankEnd:
     out_of_memory: bool = False  # the kernel's killer was at work in our control group since the start
     step: int | None = None  # the step its loop was in
     shm_bytes: int | None = None  # the size of /dev/shm on its host
+    solo: bool = False  # it is all that its host runs, in a processing job
+
+    @property
+    def who(self) -> str:
+        """What it is called in front of people."""
+        return "the script" if self.solo else f"rank {self.rank}"
 
     @property
     def exit_code(self) -> int:
@@ -68,6 +74,8 @@ class Outcome:
     failure: str | None = None
     rank: int | None = None
     step: int | None = None
+    alone: bool = False
+    """Whether this host had to judge without the first one, which then says nothing itself."""
 
     @property
     def cause(self) -> str:
@@ -163,7 +171,7 @@ def _last_words(end: RankEnd) -> str:
 
 def explain(end: RankEnd) -> str:
     """The failure text: cause, place, remedy, then evidence, of which the end says most."""
-    where = f"rank {end.rank} on {end.host}" + (f", step {end.step}" if end.step is not None else "")
+    where = f"{end.who} on {end.host}" + (f", step {end.step}" if end.step is not None else "")
     code = f"exit code {end.exit_code}"
     if end.record:
         cause, trace = unwrapped(end.record.cause, end.record.trace)
@@ -178,6 +186,8 @@ def explain(end: RankEnd) -> str:
         # On the first line, by which hosts tell each other's causes from echoes.
         cause = f"killed by {_signal_name(-end.status)}: {where}, {code}" + (f": {said}" if said else "")
         return _fit(cause, "", advice, end.tail)
+    if end.solo and (raised := last_raised(end.tail)):  # its Python did: runproc.sh is such a script
+        return _fit(raised, f"{where}, {code}", remedy(raised, shm_bytes=end.shm_bytes), end.tail[:-1])
     # A shell script's Python leaves no record, but says the same on its last line.
     advice = remedy(end.tail[-1], shm_bytes=end.shm_bytes) if end.tail else ""
     return _fit(f"exit code {end.exit_code}: {where}", "", advice, end.tail)

@@ -1,4 +1,4 @@
-"""Every path of the training contract, as one value with the root as its only input."""
+"""Every path of the contract, as one value with the root as its only input."""
 
 from __future__ import annotations
 
@@ -32,6 +32,16 @@ class Paths:
         return self.root / "input/config"
 
     @property
+    def processing_config(self) -> Path:
+        """Processing jobs have theirs here, and not where training jobs do."""
+        return self.root / "config"
+
+    @property
+    def processing(self) -> Path:
+        """Below it lie all inputs and outputs of a processing job."""
+        return self.root / "processing"
+
+    @property
     def channels(self) -> Path:
         return self.root / "input/data"
 
@@ -55,6 +65,11 @@ class Paths:
     @property
     def failure(self) -> Path:
         return self.root / "output/failure"
+
+    @property
+    def message(self) -> Path:
+        """What the service shows of a processing job, whether it failed or not."""
+        return self.root / "output/message"
 
     @property
     def success(self) -> Path:

@@ -107,11 +107,14 @@ class Course:
         if self.stop_signal is None or verdict.exit_code or verdict.failure:
             return verdict
         if self.overdue or self.hurried:
-            killed = ", ".join(map(str, sorted(end.rank for end in self.ends if end.status == -signal.SIGKILL)))
+            ranks = sorted((end for end in self.ends if end.status == -signal.SIGKILL), key=lambda end: end.rank)
+            solo = any(end.solo for end in ranks)
+            killed = "the script" if solo else "rank " + ", ".join(str(end.rank) for end in ranks)
             name = signal.Signals(self.stop_signal).name
             when = "before a second signal" if self.hurried else f"within {self.stop_grace:g} s"
-            text = f"did not stop {when} after {name}: killed rank {killed} on {self.host}"
-            advice = "Check job.should_stop() at every step, or handle the signal; TRAINKIT_STOP_GRACE sets the time."
+            text = f"did not stop {when} after {name}: killed {killed} on {self.host}"
+            heed = "Handle the signal" if solo else "Check job.should_stop() at every step, or handle the signal"
+            advice = f"{heed}; TRAINKIT_STOP_GRACE sets the time."
             return Outcome(128 + signal.SIGKILL, f"{text}\n{advice}")
         return Outcome(stopped_code)
 

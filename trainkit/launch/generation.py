@@ -57,7 +57,7 @@ class Generation:
             for end in self._engine.ends(self._plan, started, ended)
         ]
         orders = self._course.ended(ended.pid, ends, now=time.monotonic())
-        carry_out(orders, keeps_terminal=self._plan.keeps_terminal)
+        carry_out(orders, self._plan)
         return True
 
     def ask_to_stop(self) -> int:
@@ -111,11 +111,12 @@ class Generation:
         return {rank: self._relay.heard_at(str(rank)) for rank in ranks} if self._relay else {}
 
 
-def carry_out(orders: Iterable[Signal], *, keeps_terminal: bool) -> None:
+def carry_out(orders: Iterable[Signal], plan: LaunchPlan) -> None:
     """Send the signals that a course wants sent."""
+    shell = plan.processes is not None and plan.processes.is_shell
     for order in orders:
         for pid in order.pids:
-            if order.number == signal.SIGKILL and not keeps_terminal:
+            if (shell or order.number == signal.SIGKILL) and not plan.keeps_terminal:
                 kill_group(pid, order.number)
             else:
                 send(pid, order.number)

@@ -19,10 +19,10 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from trainkit.contract import writers
 from trainkit.contract.environ import CLUSTER_KEY, RUN_DIR
-from trainkit.contract.job import Job
 from trainkit.contract.outcome import LIMIT, Outcome, left_early
 from trainkit.contract.seal import key_for
 from trainkit.errors import PeerLost, TrainkitError
@@ -40,28 +40,31 @@ from trainkit.launch.restarts import RESTART_GRACE, Restarts
 from trainkit.launch.stalls import Stalls
 from trainkit.launch.waiting import wait
 from trainkit.launch.watch import Report
-from trainkit.plan import launch
 from trainkit.plan.launch import LaunchPlan, Meeting
-from trainkit.plan.machine import Machine
-from trainkit.plan.script import Script
 from trainkit.plan.world import World
 
 WRITERS_GRACE = 20.0
 """Seconds for a checkpoint that is being written when the ranks are gone."""
 
 
-def run(job: Job, *, machine: Machine, script: Script, environ: Mapping[str, str], console: Console) -> Outcome:
+class Planner(Protocol):
+    """Plans this host's part, anew whenever more is known: first without a `meeting`, then for each one."""
+
+    def __call__(self, *, meeting: Meeting | None = None, at_terminal: bool = False) -> LaunchPlan: ...
+
+
+def run(planner: Planner, *, environ: Mapping[str, str], console: Console) -> Outcome:
     """Run the job's part on this host, from the first plan to the verdict.
 
     Raises TrainkitError where the ranks could not be started. Whatever happens, no process of the job is left.
     """
     at_terminal = os.isatty(0) and os.isatty(1)
-    plan = launch.make(job, machine=machine, script=script, environ=environ, at_terminal=at_terminal)
+    plan = planner(at_terminal=at_terminal)
     become_reaper()
     run_dir = _make_run_dir(plan.host, environ)
     try:
         with limits.told(plan.host):
-            outcome = _Supervisor(plan, machine=machine, environ=environ, console=console, run_dir=run_dir).run()
+            outcome = _Supervisor(plan, planner, environ=environ, console=console, run_dir=run_dir).run()
         words.report(outcome, speaker=plan.host, console=console)
         return outcome
     finally:
@@ -78,10 +81,10 @@ def _make_run_dir(host: str, environ: Mapping[str, str]) -> Path:
 
 class _Supervisor:
     def __init__(
-        self, plan: LaunchPlan, *, machine: Machine, environ: Mapping[str, str], console: Console, run_dir: Path
+        self, plan: LaunchPlan, planner: Planner, *, environ: Mapping[str, str], console: Console, run_dir: Path
     ) -> None:
         self._plan = plan
-        self._machine = machine
+        self._planner = planner
         self._key = key_for(environ, job=plan.job.name, hosts=plan.world.hosts) if len(plan.world.hosts) > 1 else b""
         environ = {name: value for name, value in environ.items() if name != CLUSTER_KEY}
         self._environ = environ
@@ -130,6 +133,7 @@ class _Supervisor:
                 if meeting and self._course.stop_signal is None and not self._course.others_failed:
                     self._start(meeting)
                     self._wait()
+                    self._wait_behind_shell()
                 elif self._link:
                     self._link.failed()  # others may have started already: they would wait for our ranks
         except TrainkitError as error:
@@ -146,12 +150,14 @@ class _Supervisor:
         A host that is done early stays until all are: the first one hosts the store that the others' ranks use.
         """
         link = self._link
-        if own.exit_code and (own_words := _read(self._plan.job.paths.failure)):
+        if own.exit_code and (own_words := self._own_words(own)):
             own = replace(own, failure=own_words)
         if link is None:
             again = self._again(own)
             return again.meeting if again else own
-        at, early = self._course.failed_at(time.time()), left_early(self._course.ends)
+        # In a processing job no host waits for another's script, and one that is done early leaves nobody alone.
+        early = None if self._plan.processes else left_early(self._course.ends)
+        at = self._course.failed_at(time.time())
         link.done(HostEnd.from_outcome(self._plan.host, own, at=at, early=early))
         generation = self._plan.meeting.generation
         while link.verdict is None and not self._impatient:
@@ -165,6 +171,14 @@ class _Supervisor:
         if link.verdict.failure != own.failure and link.verdict.exit_code != PeerLost.exit_code:  # that was said
             self._say(f"the job failed elsewhere first: {link.verdict.cause}")
         return link.verdict
+
+    def _own_words(self, own: Outcome) -> str | None:
+        """What the script itself wrote of its failure. A processing script that just exits may have left a message."""
+        paths, says_nothing = self._plan.job.paths, (own.failure or "").startswith("exit code ")
+        if text := _read(paths.failure):
+            return text
+        said = _read(paths.message) if self._plan.processes and says_nothing else None
+        return f"{said.strip()}\n{words.head(own)}"[:LIMIT] if said and said.strip() else None
 
     def _again(self, outcome: Outcome) -> Again | None:
         """On the first host, or the only one: whether all ranks start again after this, and where they meet then."""
@@ -230,10 +244,7 @@ class _Supervisor:
         return Meeting(World.even(self._plan.world.hosts, len(self._plan.ranks)), port, agent_store)
 
     def _start(self, meeting: Meeting) -> None:
-        self._plan = launch.make(
-            self._plan.job, machine=self._machine, script=self._plan.script, environ=self._environ, meeting=meeting,
-            at_terminal=self._plan.keeps_terminal,
-        )  # fmt: skip
+        self._plan = self._planner(meeting=meeting, at_terminal=self._plan.keeps_terminal)
         if self._plan.leads and not self._plan.keeps_terminal and not meeting.generation:
             self._say(words.announcement(self._plan))
         folder = self._run_dir / str(meeting.generation)
@@ -250,6 +261,20 @@ class _Supervisor:
             if self._link:
                 self._link.tick()
 
+    def _wait_behind_shell(self) -> None:
+        """A shell that was told to end is gone at once, while what it ran in its session still heeds the signal."""
+        shell = self._plan.processes and self._plan.processes.is_shell
+        known = self._strangers | self._engine.helpers
+        while shell and self._course.deadline and not self._impatient and {*children()} - known:
+            now = time.monotonic()
+            if now >= self._course.deadline:
+                return  # whatever is left is ended with everything else
+            moments = [self._course.deadline, now + 0.1, self._link.next_tick if self._link else None]
+            self._loop.turn(until=min(filter(None, moments)))
+            self._reap()
+            if self._link:
+                self._link.tick()
+
     def _look_for_stalls(self) -> None:
         """Unless the ranks are ending anyway, some slower than others."""
         ending = self._link is not None and self._link.ending
@@ -259,7 +284,7 @@ class _Supervisor:
     def _stopped_code(self) -> int:
         """On SageMaker a stopped job has done what it was told. Slurm and Kubernetes requeue on 143."""
         number = self._course.stop_signal or signal.SIGTERM
-        return 0 if self._environ.get("TRAINING_JOB_NAME") else 128 + number
+        return 0 if self._plan.job.name != "local" else 128 + number
 
     def _end_everything(self) -> None:
         """No process of the job outlives this, whatever state we are in."""
@@ -302,7 +327,8 @@ class _Supervisor:
         """SIGTERM or SIGINT at this host."""
         name = signal.Signals(number).name
         if self._course.stop_signal is None:
-            self._say(f"{name}: told the ranks, they have {self._course.stop_grace:g} s; again to kill them now")
+            whom = "the ranks, they have" if self._plan.processes is None else "the script, it has"
+            self._say(f"{name}: told {whom} {self._course.stop_grace:g} s; again to kill them now")
             if self._link:
                 self._link.stop(number)
         elif self._stopped_by_others:
@@ -356,7 +382,7 @@ class _Supervisor:
                 self._link.failed()
 
     def _carry_out(self, orders: Iterable[Signal]) -> None:
-        carry_out(orders, keeps_terminal=self._plan.keeps_terminal)
+        carry_out(orders, self._plan)
 
     def _say(self, text: str) -> None:
         self._console.say(self._plan.host, text)

@@ -12,6 +12,8 @@ def announcement(plan: LaunchPlan) -> str:
     world = plan.world
     shape = f"{_count(world.size, 'rank')} on {_count(len(world.hosts), 'host')}"
     lines = [f"{plan.script.path.name} as {shape}, {plan.engine} engine"]
+    if plan.processes:
+        lines = [f"{plan.processes.label} on {_count(len(world.hosts), 'host')}"]
     if plan.defaults:
         lines.append("set " + " ".join(f"{default.name}={default.value}" for default in plan.defaults))
     return "\n".join(lines)

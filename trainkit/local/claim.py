@@ -11,11 +11,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trainkit.errors import UsageError
-from trainkit.local.status import ARN
+from trainkit.local.status import ARN, PROCESSING_ARN
 from trainkit.storage.commit import write_whole
 
 DESCRIPTION = "describe.json"
-REPLACED = ("hosts", "logs", "channels", "model", "output")
+REPLACED = ("hosts", "logs", "channels", "model", "output", "inputs", "outputs")
 """The directories in it that each job makes anew."""
 _LOCK = ".lock"
 
@@ -62,4 +62,7 @@ def _is_ours(description: Path) -> bool:
         described = json.loads(description.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return described == {} or (isinstance(described, dict) and described.get("TrainingJobArn", "").startswith(ARN))
+    if not isinstance(described, dict):
+        return False
+    arn = described.get("TrainingJobArn") or described.get("ProcessingJobArn") or ""
+    return described == {} or arn.startswith((ARN, PROCESSING_ARN))

@@ -1,6 +1,6 @@
-"""The first process of a local host: lay `/opt/ml` and the hosts file over the machine's, then become `train`.
+"""The first process of a local host: lay `/opt/ml` and the hosts file over the machine's, then become what runs there.
 
-    unshare … python -m trainkit.local.inside '{"host": "algo-1", "root": …, "hosts_file": …, "network": null}'
+    unshare … python -m trainkit.local.inside '{"host": "algo-1", "root": …, "hosts_file": …, "network": null, …}'
 
 It is alone in its mount, hostname and PID namespace, and root in its own user namespace where the caller is not root.
 Mounts are made by the kernel's own call: the `mount` command reads tables that a namespace may not have.
@@ -37,7 +37,13 @@ def main() -> None:
     if spec["network"]:
         bring_up(spec["network"])
     os.chdir("/")
-    os.execv(sys.executable, [sys.executable, "-m", "trainkit.cli.train"])
+    argv = spec.get("argv") or [sys.executable, "-m", "trainkit.cli.train"]
+    if argv[0] != sys.executable:  # no command of ours, which would lift the mask once it can hear
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        os.execvp(argv[0], argv)
+    except OSError as error:
+        sys.exit(f"cannot start {argv[0]}: {error.strerror}")
 
 
 def lay_opt_ml(root: Path) -> None:

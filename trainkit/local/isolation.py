@@ -25,17 +25,18 @@ from trainkit.contract.paths import BASE_DIR
 from trainkit.errors import IsolationUnavailable
 
 KINDS = ("namespace", "network", "process")
-_TRAIN = (sys.executable, "-m", "trainkit.cli.train")
+TRAIN = (sys.executable, "-m", "trainkit.cli.train")
 _OWN = ("--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc")
 _ROOT = ("--user", "--map-root-user")
 
 
 class Host(NamedTuple):
-    """A host to be: its name, its address, and the directory that will be its `/opt/ml`."""
+    """A host to be: its name, its address, the directory that will be its `/opt/ml`, and what its container runs."""
 
     name: str
     address: str
     root: Path
+    argv: tuple[str, ...] = TRAIN
 
 
 class Isolation(Protocol):
@@ -184,7 +185,7 @@ class Processes:
         return _loopback(count)
 
     def command(self, host: Host, hosts_file: Path) -> tuple[str, ...]:
-        return _TRAIN
+        return host.argv
 
     def environment(self, host: Host, addresses: Mapping[str, str]) -> dict[str, str]:
         return {
@@ -212,7 +213,14 @@ def near(host: Host) -> str:
 
 
 def _inside(host: Host, hosts_file: Path, *, network: Mapping[str, str] | None) -> tuple[str, ...]:
-    spec = {"host": host.name, "root": str(host.root), "hosts_file": str(hosts_file), "network": network}
+    spec: dict[str, object] = {
+        "host": host.name,
+        "root": str(host.root),
+        "hosts_file": str(hosts_file),
+        "network": network,
+    }
+    if host.argv != TRAIN:
+        spec["argv"] = host.argv
     return (sys.executable, "-m", "trainkit.local.inside", json.dumps(spec))
 
 

@@ -108,6 +108,12 @@ _SETTINGS = frozenset(row.variable for row in TABLE if row.name not in ("script"
 
 def environment(job: Request, environ: Mapping[str, str]) -> dict[str, str]:
     """A host's environment: ours in the place of an image's, less what speaks of another job; then the job's."""
+    identity = {"TRAINING_JOB_NAME": job["TrainingJobName"], "TRAINING_JOB_ARN": arn(job)}
+    return {**image_environment(environ), **identity, **job.get("Environment", {})}
+
+
+def image_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Ours in the place of an image's, less what speaks of another job."""
     inherited = {
         name: value
         for name, value in environ.items()
@@ -116,5 +122,4 @@ def environment(job: Request, environ: Mapping[str, str]) -> dict[str, str]:
     }
     if modules := inherited.get("PYTHONPATH"):  # hosts have working directories of their own
         inherited["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in modules.split(os.pathsep))
-    identity = {"TRAINING_JOB_NAME": job["TrainingJobName"], "TRAINING_JOB_ARN": arn(job)}
-    return {**inherited, **identity, **job.get("Environment", {})}
+    return inherited

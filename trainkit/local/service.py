@@ -65,7 +65,7 @@ def run(job: Request, options: Options, console: Console) -> Result:
         faults.check(options.faults, chosen, hosts=len(request.hosts(job)))
         if why:
             console.say("local", why)
-        stack.enter_context(_told(output))
+        stack.enter_context(told(output))
         known = layout.survey(job, covered=chosen.covers, output=output, warn=lambda text: console.say("local", text))
         stack.enter_context(claim.claimed(output))
         claim.clear(output)
@@ -84,7 +84,7 @@ def run(job: Request, options: Options, console: Console) -> Result:
 
 
 @contextlib.contextmanager
-def _told(output: Path) -> Iterator[None]:
+def told(output: Path) -> Iterator[None]:
     """What the operating system refuses on the way, as an error that says where."""
     try:
         yield

@@ -34,13 +34,17 @@ class Listing:
 
 def local(url: str) -> Path | None:
     """The path of a file:// URL, None for others. Raises UsageError where nothing is there."""
-    parts = urlsplit(url)
-    if parts.scheme != "file":
+    if urlsplit(url).scheme != "file":
         return None
-    path = Path(os.fsdecode(unquote_to_bytes(parts.path)))
-    if not path.exists():
-        raise UsageError(f"there is no {path}: name an existing file, directory or URL")
-    return path
+    place = path(url)
+    if not place.exists():
+        raise UsageError(f"there is no {place}: name an existing file, directory or URL")
+    return place
+
+
+def path(url: str) -> Path:
+    """Where a file:// URL points."""
+    return Path(os.fsdecode(unquote_to_bytes(urlsplit(url).path)))
 
 
 def fetch(url: str, *, into: Path) -> Path:

@@ -13,6 +13,7 @@ from trainkit.local.request import Request
 
 REASON_LIMIT = 1024
 ARN = "arn:aws:sagemaker:local:000000000000:training-job/"
+PROCESSING_ARN = "arn:aws:sagemaker:local:000000000000:processing-job/"
 _MESSAGES = {
     "Starting": "Preparing the hosts for training",
     "Downloading": "Downloading input data",

@@ -71,8 +71,12 @@ class Training:
         hosts_file: Path,
         own_terminal: bool,
         limits: dict[Stop, float],
+        begun: Callable[[], None] = lambda: None,
     ) -> Ended:
-        """Start `train` on every host, with its environment, and wait for all; `limits` in seconds from then."""
+        """Start every host, with its environment, and wait for all; `limits` in seconds from then.
+
+        `begun` is called once all have started: no process is forked here after that.
+        """
         with Loop(on_signal=self._signalled) as loop:
             self._hosts = Hosts(chosen, loop, self._screen, logs=logs, hosts_file=hosts_file)
             try:
@@ -81,6 +85,7 @@ class Training:
                 now = time.monotonic()
                 self._deadlines.update({why: now + seconds for why, seconds in limits.items()})
                 self._faults.begin()
+                begun()
                 while self._hosts.running:
                     loop.turn(until=min([*self._deadlines.values(), self._faults.next_look]))
                     self._pass_deadlines(self._hosts)

@@ -6,6 +6,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainkit.contract.blame import last_raised
 from trainkit.contract.outcome import shell_code
 from trainkit.contract.paths import Paths
 from trainkit.local.hosts import Running
@@ -47,8 +48,11 @@ def _without_a_word(host: Running, log: Path) -> str:
     lines = (_read(log) or "").splitlines()
     killed = any(line.startswith(_KILLED) for line in lines[-2:])
     shown = [line for line in lines[-_SHOWN:] if not line.startswith(_UNSHARE)]
+    raised = last_raised(shown)
     how = "was killed or vanished" if killed else f"ended with exit code {shell_code(host.exit_status or 1)}"
     end = "\n\nIts log ends:\n" + "\n".join(shown) if shown else ""
+    if raised:  # by a script that none of our supervisors watched
+        return f"{raised}\n{host.host.name} {how}{end}"
     return f"{host.host.name} {how} without a word{end}"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from trainkit.contract.environ import RUN_DIR, Resources, arguments, variables
 from trainkit.contract.job import Job
 from trainkit.contract.settings import for_ranks, strange
+from trainkit.errors import TrainkitError
 from trainkit.plan import network
 from trainkit.plan.machine import Machine
 from trainkit.plan.network import Default
@@ -35,6 +36,19 @@ class Meeting:
 
 
 @dataclass(frozen=True, slots=True)
+class Process:
+    """One command, once per host."""
+
+    argv: tuple[str, ...]
+    label: str
+    """What it is called in the log."""
+    is_shell: bool = False
+    """Whether a shell stands between us and what works: it passes no signals on, so all of its session gets them."""
+    problem: TrainkitError | None = None
+    """Why it cannot be started. It is said at the start, when all hosts are there to hear it."""
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchPlan:
     """What one host will run. `environment` is what every rank gets beyond what `train` itself was given."""
 
@@ -49,6 +63,8 @@ class LaunchPlan:
     defaults: tuple[Default, ...]
     keeps_terminal: bool
     warnings: tuple[str, ...]
+    processes: Process | None = None
+    """In a processing job, what each host runs instead of ranks."""
 
     @property
     def host(self) -> str:
@@ -77,7 +93,14 @@ class LaunchPlan:
 
     @property
     def command(self) -> tuple[str, ...]:
-        """A rank's argv. Python scripts run under our bootstrap, which records how they end."""
+        """A rank's argv. Python scripts run under our bootstrap, which records how they end.
+
+        Raises TrainkitError where it is known that it cannot be started.
+        """
+        if self.processes and self.processes.problem:
+            raise self.processes.problem
+        if self.processes:
+            return self.processes.argv
         path = str(self.script.path)
         if self.script.is_python:
             return (sys.executable, str(BOOTSTRAP / "rank.py"), path, *self.args)

@@ -44,6 +44,7 @@ class Spawn:
                 time=time.time(),
                 record=read_record(self._setting.folder(plan) / f"{rank}.error.json") if ended.status else None,
                 tail=self._setting.relay.tail(str(rank)) if self._setting.relay else (),
+                solo=plan.processes is not None,
             )
         ]
 

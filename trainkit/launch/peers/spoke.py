@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -168,7 +169,8 @@ class Spoke(Listening):
         """Without the first host, our own end and its loss are all that there is to judge by."""
         cut_off = self._wire is None or not self._wire.open
         if cut_off and self._own_end and self.verdict is None:
-            self.verdict = decide([end for end in (self._own_end, self._lost) if end]) or Outcome(0)
+            verdict = decide([end for end in (self._own_end, self._lost) if end]) or Outcome(0)
+            self.verdict = replace(verdict, alone=True)
 
     def _connected(self) -> None:
         assert self._trying
