@@ -1,6 +1,6 @@
 """Ranks and writers are killed at any moment of their saves: what is resumed from is whole, and the newest there is.
 
-The short form kills 40 times. With TRAINKIT_TEST_FAULTS=all it is more than 2,000 times, in about a quarter of an hour.
+The short form kills 40 times. With TRAINKIT_TEST_FAULTS=all it is more than 2,000 times, in about half an hour.
 """
 
 from __future__ import annotations

@@ -219,7 +219,7 @@ def damaged(rank: int, number: int) -> dict[str, Any]:
     for name in ("none", "none again"):
         with Case(rank, number, "damaged", model=net(300, 301), thing=Thing(0)) as case:
             found[name] = told(case.made.restore)
-    found["marked"] = sorted(path.parent.name[:14] for path in (FOLDER / "damaged").glob("*/CORRUPT.txt"))
+    found["marked"] = sorted(path.parent.name[:14] for path in (FOLDER / "damaged").glob("*/SET-ASIDE.txt"))
     with Case(rank, number, "damaged", model=net(300, 301), thing=Thing(0)) as case:
         found["fresh"] = told(lambda: case.made.restore(fresh=True))
         case.made.save(0)

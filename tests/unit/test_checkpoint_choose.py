@@ -44,7 +44,7 @@ def test_what_cannot_be_used_is_named_with_the_reason(tmp_path: Path) -> None:
     (steps[5].folder / manifest.FILE).write_text("{}")
     (steps[4].folder / image.state_name(1)).write_bytes(b"short")
     shutil.copy(steps[1].folder / manifest.FILE, steps[3].folder / manifest.FILE)
-    tier.mark_corrupt(steps[2].manifest.directory, "a flip")
+    tier.set_aside(steps[2].manifest.directory, "a flip")
     choice = choose([tier])
     assert choice.manifest == steps[1].manifest
     reasons = [reason.partition(": ")[2] for reason in choice.passed_over]

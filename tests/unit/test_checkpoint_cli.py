@@ -29,7 +29,7 @@ OF_TORCH = tree.Packed(
 def test_attempts_are_listed_the_newest_first_with_what_became_of_them(tmp_path: Path, capsys: Captured) -> None:
     lay(tmp_path, step=9, tensors=arrays(), metrics={"loss": 0.25, "f1": 0.5})
     aside = lay(tmp_path, step=70, tensors=arrays())
-    tiers.of(str(tmp_path)).mark_corrupt(aside.directory, "r00000.state is gone\nmore")
+    tiers.of(str(tmp_path)).set_aside(aside.directory, "r00000.state is gone\nmore")
     cut = lay(tmp_path, step=800, tensors=arrays())
     path = tmp_path / cut.directory / manifest.FILE
     path.write_bytes(path.read_bytes()[:-3])
@@ -162,14 +162,14 @@ def _crc(file: manifest.File) -> manifest.File:
 def test_one_that_was_set_aside_is_verified_all_the_same(tmp_path: Path, capsys: Captured) -> None:
     older = lay(tmp_path, step=1, tensors=arrays())
     whole = lay(tmp_path, step=2, tensors=arrays())
-    tiers.of(str(tmp_path)).mark_corrupt(whole.directory, "a disk that was out of order\n")
+    tiers.of(str(tmp_path)).set_aside(whole.directory, "a disk that was out of order\n")
 
     code, out, err = call(capsys, "verify", tmp_path)
     assert (code, older.directory in out) == (0, True)
     assert "passed over: " + whole.directory + " is damaged: set aside: a disk that was out of order" in err
     code, out, _ = call(capsys, "verify", tmp_path / whole.directory)
     assert code == 0
-    assert "delete CORRUPT.txt there" in out
+    assert "delete SET-ASIDE.txt there" in out
 
 
 def test_a_checkpoint_is_shown_with_its_tensors_and_its_states(tmp_path: Path, capsys: Captured) -> None:
@@ -206,7 +206,7 @@ def test_no_name_of_a_hostile_checkpoint_reaches_the_terminal_as_it_is(tmp_path:
     trees = {f"m{clear}": {"aliases": {clear: clear}, clear: [clear], "bytes": clear.encode()}, "r": clear}
     whole = lay(tmp_path, step=1, tensors=tensors, trees=trees, metrics={clear: 1.0})
     resealed(tmp_path, whole, job=clear, hosts=(clear,), at=1e300)
-    tiers.of(str(tmp_path)).mark_corrupt(whole.directory, clear)
+    tiers.of(str(tmp_path)).set_aside(whole.directory, clear)
     flip(tmp_path / whole.directory / "r00000.safetensors", 0)
 
     for argv in (["ls", tmp_path], ["verify", tmp_path / whole.directory], ["show", tmp_path / whole.directory]):

@@ -105,13 +105,13 @@ def test_a_torso_that_may_still_be_written_and_what_is_marked_as_corrupt_stay(tm
         torso = made(tmp_path, dice, step=step)
         (torso.folder / manifest.FILE).unlink()
     corrupt = made(tmp_path, dice, step=1).manifest.directory
-    tier.mark_corrupt(corrupt, "a flip")
+    tier.set_aside(corrupt, "a flip")
     retirement = Retirement(tier, Retention(last=2))
     newest = made(tmp_path, dice, step=4).manifest
     retirement.committed(Committed(newest.directory, 4))
     retirement.apply()
-    assert sorted(found.step for found in tier.list() if not found.corrupt) == [3, 4, 9]
-    assert [found.directory for found in tier.list() if found.corrupt] == [corrupt]
+    assert sorted(found.step for found in tier.list() if not found.aside) == [3, 4, 9]
+    assert [found.directory for found in tier.list() if found.aside] == [corrupt]
 
 
 def mark(folder: Path, marker: str, names: Sequence[str] = ()) -> None:

@@ -134,8 +134,8 @@ def _verify(given: argparse.Namespace) -> None:
             print(f"  on other hosts' disks, and not looked at: {some(found.elsewhere)}")
         if not found.whole:
             bad.append(one)
-        elif one.found.corrupt:
-            print(f"  it was {one.problem}\n  delete CORRUPT.txt there if it shall be restored from again")
+        elif one.found.aside:
+            print(f"  it was {one.problem}\n  delete SET-ASIDE.txt there if it shall be restored from again")
     if bad:
         sys.stdout.flush()
         raise CheckpointError(

@@ -232,8 +232,8 @@ class Checkpointer:
             try:
                 for tier in self._tiers:
                     for one in tier.list():
-                        if one.committed and not one.corrupt:
-                            tier.mark_corrupt(one.directory, "It is whole, but a later job was told to begin anew.\n")
+                        if one.committed and not one.aside:
+                            tier.set_aside(one.directory, "It is whole, but a later job was told to begin anew.\n")
             except StorageError as error:
                 problem = str(error)
         if problem := self._world.from_first(problem):

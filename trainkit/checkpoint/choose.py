@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from trainkit.checkpoint import manifest
 from trainkit.checkpoint.manifest import Manifest
-from trainkit.checkpoint.tiers import CORRUPT, Found, Tier
+from trainkit.checkpoint.tiers import SET_ASIDE, Found, Tier
 from trainkit.errors import CheckpointError, StorageError
 from trainkit.storage.store import ObjectMissing
 
@@ -43,7 +43,7 @@ def candidates(listed: Sequence[Sequence[Found]]) -> list[Candidate]:
     found: dict[str, Candidate] = {}
     for tier, shown in enumerate(listed):
         for one in shown:
-            if one.committed and not one.corrupt:
+            if one.committed and not one.aside:
                 known = found.get(one.directory, Candidate(one.directory, one.step, ()))
                 found[one.directory] = Candidate(one.directory, one.step, (*known.tiers, tier))
     return sorted(found.values(), key=lambda one: (one.step, one.directory), reverse=True)
@@ -94,8 +94,8 @@ def _look(places: Sequence[Tier], without: Collection[str]) -> tuple[Choice, boo
         if whole:
             return Choice(whole, tuple(usable), tuple(passed_over), tuple(damaged)), vanished
     # Those of earlier starts count too: a job that is started again must not begin anew just because of that.
-    aside = [f"{places[tier].name}/{one.directory} was set aside: see {CORRUPT} there"
-             for tier, shown in enumerate(listed) for one in shown if one.committed and one.corrupt]  # fmt: skip
+    aside = [f"{places[tier].name}/{one.directory} was set aside: see {SET_ASIDE} there"
+             for tier, shown in enumerate(listed) for one in shown if one.committed and one.aside]  # fmt: skip
     return Choice(None, (), (*passed_over, *aside), tuple(damaged)), vanished
 
 

@@ -156,7 +156,7 @@ class Restorer:
 
     def _set_aside(self, tier: Tier, directory: str, why: str) -> None:
         with suppress(StorageError):  # a place that can only be read
-            tier.mark_corrupt(directory, why + "\n")
+            tier.set_aside(directory, why + "\n")
         self._say(f"checkpoint: {tier.name}/{directory} is damaged, and set aside: {why}")
 
 

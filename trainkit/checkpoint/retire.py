@@ -18,7 +18,7 @@ class Retirement:
         """Raises StorageError."""
         self._tier = tier
         self._retention = retention
-        found = [one for one in tier.list() if not one.corrupt]
+        found = [one for one in tier.list() if not one.aside]
         self._whole = [
             Committed(one.directory, one.step, self._metrics(one.directory)) for one in found if one.committed
         ]
@@ -58,7 +58,7 @@ class Retirement:
 def sweep(tier: Tier, *, kept: Sequence[str], below: int) -> None:
     """The same on the disk of a host that has no manifests: what the first host keeps stays, older ones go."""
     for one in tier.list():
-        if one.directory not in kept and one.step < below and not one.corrupt:
+        if one.directory not in kept and one.step < below and not one.aside:
             _delete(tier, one.directory)
 
 

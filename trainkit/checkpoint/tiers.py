@@ -24,8 +24,8 @@ from trainkit.storage.store import ObjectExists, told
 IGNORED = ".sagemaker-ignore"
 UPLOADING, UPLOADED = ".sagemaker-uploading", ".sagemaker-uploaded"
 _UPLOADED_AT_ONCE = 64 << 20  # bytes: whole parts of an upload are cut out of it
-CORRUPT = "CORRUPT.txt"
-"""Marks an attempt that turned out to be damaged: never chosen, never deleted by us, kept for people to look at."""
+SET_ASIDE = "SET-ASIDE.txt"
+"""Marks an attempt that is damaged, or that a fresh start left behind: never chosen, never deleted by us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,8 @@ class Found:
         return manifest.FILE in self.sizes
 
     @property
-    def corrupt(self) -> bool:
-        return CORRUPT in self.sizes
+    def aside(self) -> bool:
+        return SET_ASIDE in self.sizes
 
     @property
     def step(self) -> int:
@@ -74,7 +74,7 @@ class Tier(Protocol):
     def manifest(self, directory: str) -> bytes:
         """Raises ObjectMissing where there is none."""
 
-    def mark_corrupt(self, directory: str, why: str) -> None: ...
+    def set_aside(self, directory: str, why: str) -> None: ...
 
     def copied(self, directory: str) -> bool:
         """Whether all of it is where the platform copies this place to; where it copies nothing, it is."""
@@ -143,8 +143,8 @@ class LocalTier:
     def manifest(self, directory: str) -> bytes:
         return files.get(self.root / directory / manifest.FILE)
 
-    def mark_corrupt(self, directory: str, why: str) -> None:
-        path = self.root / directory / CORRUPT
+    def set_aside(self, directory: str, why: str) -> None:
+        path = self.root / directory / SET_ASIDE
         with told(str(path), "write it"):
             commit.write_whole(path, why)
 
@@ -225,9 +225,9 @@ class UrlTier:
     def manifest(self, directory: str) -> bytes:
         return files.get(self._of(directory, manifest.FILE))
 
-    def mark_corrupt(self, directory: str, why: str) -> None:
+    def set_aside(self, directory: str, why: str) -> None:
         with suppress(ObjectExists):
-            files.put_new(self._of(directory, CORRUPT), why.encode())
+            files.put_new(self._of(directory, SET_ASIDE), why.encode())
 
     def copied(self, directory: str) -> bool:
         return True

@@ -35,7 +35,7 @@ class Attempt:
     @property
     def state(self) -> State:
         if not self.found.committed:
-            return "damaged" if self.found.corrupt else "unfinished"
+            return "damaged" if self.found.aside else "unfinished"
         return "damaged" if self.problem else "committed"
 
     @property
@@ -108,14 +108,14 @@ def _look(tier: Tier, found: Found) -> Attempt:
             choose.check(whole, found.directory, found.sizes, apart=apart)
         except (CheckpointError, StorageError) as error:
             problem = str(error) if whole or isinstance(error, StorageError) else f"{manifest.FILE} {error}"
-    if found.corrupt:
+    if found.aside:
         problem = "set aside: " + (_reason(tier, found) or "it does not say why")
     return Attempt(tier, found, whole, plain(problem, 400) if problem else None)
 
 
 def _reason(tier: Tier, found: Found) -> str:
     """What was written when it was set aside."""
-    content = bytearray(min(found.sizes[tiers.CORRUPT], _MOST_REASON))
+    content = bytearray(min(found.sizes[tiers.SET_ASIDE], _MOST_REASON))
     with suppress(StorageError):
-        tier.read_into(found.directory, tiers.CORRUPT, 0, memoryview(content))
+        tier.read_into(found.directory, tiers.SET_ASIDE, 0, memoryview(content))
     return content.decode(errors="replace").strip().partition("\n")[0].strip("\0")
