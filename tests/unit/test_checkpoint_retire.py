@@ -15,6 +15,7 @@ from trainkit.checkpoint.retain import Committed, Retention
 from trainkit.checkpoint.retire import Retirement
 from trainkit.checkpoint.tiers import IGNORED, UPLOADED, UPLOADING, Found, LocalTier, Tier
 from trainkit.errors import StorageError
+from trainkit.storage import files
 
 
 class Recording:
@@ -42,6 +43,12 @@ class Recording:
 
     def copied(self, directory: str) -> bool:
         return True
+
+    def begun(self) -> frozenset[str]:
+        return frozenset()
+
+    def abandon(self, directory: str) -> None:
+        pass
 
     def delete_manifest(self, directory: str) -> bool:
         self._may_fail()
@@ -209,3 +216,20 @@ def test_a_commit_in_a_bucket_is_one_put_and_finding_the_newest_one_list_and_one
     tier.delete_manifest(one.manifest.directory)
     tier.delete(one.manifest.directory)
     assert tier.list() == []
+
+
+def test_what_a_killed_writer_began_to_upload_is_freed_when_a_later_step_is_whole(s3: S3Server) -> None:
+    place = f"{s3.bucket}/uploads"
+    tier = tiers.of(place)
+    killed, running = (manifest.directory(step, f"{step:024x}") for step in (3, 9))
+    bucket, _, prefix = place.removeprefix("s3://").partition("/")
+    for directory in (killed, running):
+        s3.behind("POST", f"/{bucket}/{prefix}/{directory}/r00000.safetensors?uploads")
+    whole = manifest.directory(5, f"{5:024x}")
+    tier.put(whole, "r00000.state", [memoryview(b"state")])
+    retirement = Retirement(tier, Retention(last=1))
+    retirement.committed(Committed(whole, 5))
+
+    retirement.apply()
+
+    assert files.unfinished(place) == (f"{place}/{running}/r00000.safetensors",)

@@ -23,6 +23,8 @@ class Retirement:
             Committed(one.directory, one.step, self._metrics(one.directory)) for one in found if one.committed
         ]
         self._torsos = [one for one in found if not one.committed]
+        with suppress(StorageError):  # a role that may not list uploads: a lifecycle rule of the bucket frees them
+            self._torsos += [Found(name) for name in tier.begun() - {one.directory for one in found}]
 
     def committed(self, checkpoint: Committed) -> None:
         """A new one is there."""
@@ -45,6 +47,8 @@ class Retirement:
         # A torso of a step that is behind us is nobody's work in progress any more.
         for torso in [torso for torso in self._torsos if torso.step < newest]:
             if _delete(self._tier, torso.directory):
+                with suppress(StorageError):
+                    self._tier.abandon(torso.directory)
                 self._torsos.remove(torso)
         return sorted(one.directory for one in self._whole), newest
 

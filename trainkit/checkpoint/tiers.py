@@ -88,6 +88,12 @@ class Tier(Protocol):
     def drop(self, directory: str, names: Sequence[str]) -> None:
         """Take back files of an attempt that will not be committed."""
 
+    def begun(self) -> frozenset[str]:
+        """Attempts of which there is something that `list` does not show: uploads of killed writers."""
+
+    def abandon(self, directory: str) -> None:
+        """Free what `begun` means of one attempt."""
+
 
 @dataclass(frozen=True, slots=True)
 class LocalTier:
@@ -182,6 +188,12 @@ class LocalTier:
             with suppress(OSError):
                 path.rmdir()  # unless others have files there
 
+    def begun(self) -> frozenset[str]:
+        return frozenset()
+
+    def abandon(self, directory: str) -> None:
+        pass  # a file that was begun is deleted with its directory
+
 
 @dataclass(frozen=True, slots=True)
 class UrlTier:
@@ -243,6 +255,14 @@ class UrlTier:
     def drop(self, directory: str, names: Sequence[str]) -> None:
         for name in names:
             files.delete(self._of(directory, name))
+
+    def begun(self) -> frozenset[str]:
+        prefix = self.url.rstrip("/") + "/"
+        names = {url[len(prefix) :].partition("/")[0] for url in files.unfinished(prefix)}
+        return frozenset(name for name in names if manifest.step_of(name) is not None)
+
+    def abandon(self, directory: str) -> None:
+        files.abandon(self._of(directory, ""))
 
     def _of(self, directory: str, name: str) -> str:
         return f"{self.url.rstrip('/')}/{directory}/{name}"

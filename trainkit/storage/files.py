@@ -20,11 +20,11 @@ from pathlib import Path
 
 from trainkit.storage import commit
 from trainkit.storage.local import LocalStore
-from trainkit.storage.store import Data, Entry, ObjectExists, ObjectMissing, Store, failure, folder, told
+from trainkit.storage.store import Data, Entry, ObjectExists, ObjectMissing, Store, Uploads, failure, folder, told
 
 __all__ = [
     "Entry", "ObjectExists", "ObjectMissing",
-    "delete", "download", "get", "get_range", "head", "list", "put_new", "put_stream",
+    "abandon", "delete", "download", "get", "get_range", "head", "list", "put_new", "put_stream", "unfinished",
 ]  # fmt: skip
 
 URL = str | os.PathLike[str]
@@ -89,6 +89,22 @@ def delete(url: URL) -> None:
     """Delete one object; that it is gone already is no error."""
     url = os.fspath(url)
     _store(url).delete(url)
+
+
+def unfinished(url: URL) -> tuple[str, ...]:
+    """URLs of what a killed writer began in a folder, and never ended: unseen by `list`, and paid for. S3 only."""
+    url = os.fspath(url)
+    store = _store(url)
+    return tuple(where for where, _ in store.uploads(url)) if isinstance(store, Uploads) else ()
+
+
+def abandon(url: URL) -> None:
+    """Free what `unfinished` shows in a folder. Whoever still writes there will fail."""
+    url = os.fspath(url)
+    store = _store(url)
+    if isinstance(store, Uploads):
+        for where, upload in store.uploads(url):
+            store.abort_upload(where, upload)
 
 
 def download(url: URL, into: Path) -> tuple[Path, ...]:

@@ -160,6 +160,28 @@ class S3Store:
     def delete(self, url: str) -> None:
         self.request("delete_object", url, "delete it")
 
+    def uploads(self, url: str) -> Iterator[tuple[str, str]]:
+        """The uploads in a folder and below that were begun and neither ended nor aborted: URL and id of each."""
+        bucket, prefix = split(folder(url))
+        page: dict[str, Any] = {}
+        while True:
+            page = self.request(
+                "list_multipart_uploads", url, "list what is being written", key=None, Prefix=prefix, **page
+            )
+            for found in page.get("Uploads", ()):
+                yield f"s3://{bucket}/{found['Key']}", found["UploadId"]
+            if not page.get("IsTruncated"):
+                return
+            page = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    def abort_upload(self, url: str, upload: str) -> None:
+        """End it, and free what it holds; that it is gone already is no error."""
+        try:
+            self.request("abort_multipart_upload", url, "abort writing it", UploadId=upload)
+        except Answer as answer:
+            if answer.code != "NoSuchUpload":
+                raise
+
     def _upload(self, url: str, upload: str, first: bytes, rest: Iterator[bytes]) -> tuple[Sequence[Any], int]:
         """Send the parts; what CompleteMultipartUpload wants to hear of them, and their size together."""
         done: list[dict[str, Any]] = []
@@ -188,12 +210,9 @@ class S3Store:
 
     def _abort(self, url: str, upload: str, error: BaseException) -> None:
         try:
-            self.request("abort_multipart_upload", url, "abort writing it", UploadId=upload)
+            self.abort_upload(url, upload)
         except StorageError as refusal:
-            if not (isinstance(refusal, Answer) and refusal.code == "NoSuchUpload"):
-                error.add_note(
-                    f"An unfinished upload is left ({refusal}) A lifecycle rule of the bucket can delete it."
-                )
+            error.add_note(f"An unfinished upload is left ({refusal}) A lifecycle rule of the bucket can delete it.")
 
     def _settle(self, url: str, answer: Answer, *, mark: str, size: int) -> Entry:
         """After a write was refused: it may have been done already, by a first try whose answer was lost."""

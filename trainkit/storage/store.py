@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from trainkit.contract.secrets import scrub
 from trainkit.errors import StorageError
@@ -48,6 +48,16 @@ class Store(Protocol):
     def head(self, url: str) -> Entry | None: ...
 
     def delete(self, url: str) -> None: ...
+
+
+@runtime_checkable
+class Uploads(Protocol):
+    """Storage in which an upload that nobody ends stays, unseen."""
+
+    def uploads(self, url: str) -> Iterator[tuple[str, str]]:
+        """Those in the folder and below: URL and id."""
+
+    def abort_upload(self, url: str, upload: str) -> None: ...
 
 
 class Source:
