@@ -62,7 +62,7 @@ class Checkpointer:
     """
 
     def __init__(self, objects: Mapping[str, Any], setup: Setup, world: World, *, say: Callable[[str], None]) -> None:
-        """Collective. Raises CheckpointError for what cannot be saved, PeerLost where ranks' writers do not meet."""
+        """Collective. Raises CheckpointError for what cannot be saved."""
         self._setup, self._world, self._say = setup, world, say
         self._subjects = of(objects)
         self._holders = Holders(rank=world.rank, ranks=world.ranks)
@@ -94,10 +94,16 @@ class Checkpointer:
 
         Collective. Raises CheckpointError, on all ranks, where there are checkpoints and none can be used, where the
         newest one is of another model, or where what was given cannot be saved, as far as that is known before the
-        first step; StorageError where a place cannot be listed.
+        first step; StorageError where a place cannot be listed; PeerLost where the ranks' writers do not meet.
         """
-        self._restored = True
         self._check()
+        step = self._restore(without=without, fresh=fresh)
+        if not self._restored:
+            self._meet()  # they have started meanwhile
+        self._restored = True
+        return step
+
+    def _restore(self, *, without: Collection[str], fresh: bool) -> int:
         writers.wait_for_earlier(os.environ, patience=EARLIER_PATIENCE)
         self._world.gather(None)  # on all hosts
         if fresh:
@@ -169,9 +175,9 @@ class Checkpointer:
             self._client.close()
 
     def _start(self) -> tuple[Client, bool]:
-        """Every rank's writer, all of them in touch; and whether hosts have folders apart from each other."""
+        """This rank's writer, which takes its time to start; and whether hosts have folders apart from each other."""
         world, setup = self._world, self._setup
-        apart = not world.local and not self._shared(Path(setup.places[0])) if "://" not in setup.places[0] else False
+        apart = "://" not in setup.places[0] and not world.local and not self._shared(Path(setup.places[0]))
         places = tuple(Place(place, apart and at == 0) for at, place in enumerate(setup.places))
         client = Client(
             Assignment(
@@ -179,26 +185,28 @@ class Checkpointer:
                 schedule=setup.schedule, retention=setup.retention,
             )
         )  # fmt: skip
-        problem = None
-        key, port = new_key(), 0
+        return client, apart
+
+    def _meet(self) -> None:
+        """Put all ranks' writers in touch with each other."""
+        world = self._world
+        if world.ranks == 1:
+            return
+        key, port, problem = new_key(), 0, None
         try:
-            if world.ranks > 1 and world.rank == 0:
-                port = client.listen(key)
-        except CheckpointError as error:
+            if world.rank == 0:
+                port = self._client.listen(key)
+        except (CheckpointError, PeerLost) as error:
             problem = str(error)
         key, port, problem = world.from_first((key, port, problem))
-        if problem:
-            raise CheckpointError(problem)
-        if world.rank:
+        if problem is None and world.rank:
+            near = world.host_of[world.rank] == world.host_of[0]
             try:
-                client.connect(
-                    "127.0.0.1" if world.host_of[world.rank] == world.host_of[0] else setup.coordinator, port, key
-                )
+                self._client.connect("127.0.0.1" if near else self._setup.coordinator, port, key)
             except PeerLost as error:
                 problem = str(error)
         if problem := next(filter(None, world.gather(problem)), None):
             raise PeerLost(problem)
-        return client, apart
 
     def _shared(self, folder: Path) -> bool:
         """Whether all hosts see the same folder there."""

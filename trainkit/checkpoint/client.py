@@ -243,8 +243,7 @@ class Client:
             except OSError as error:
                 raise CheckpointError(f"the process that writes checkpoints cannot be started: {error}") from error
         self._line = Line(ours)
-        self._line.send(self._assignment.document())
-        self._wait(lambda message: "started" in message, _START)
+        self._line.send(self._assignment.document())  # whoever asks it something waits until it is up
 
     def _start_again(self) -> None:
         """A killed writer takes its attempt with it, and nothing else: the next save is in time again."""

@@ -173,7 +173,6 @@ def main(descriptor: int) -> None:
 
     def begin(message: Message) -> None:
         started.append(Writer(rank, Assignment.read(message), loop))
-        rank.send({"started": True})
 
     loop.watch(rank, begin, sys.exit)
     while not started:

@@ -28,7 +28,7 @@ class Checkpoints:
         self._made: list[Checkpointer] = []
 
     def make(self, objects: Mapping[str, Any], *, schedule: Schedule, retention: Retention) -> Checkpointer:
-        """Collective. Raises CheckpointError, PeerLost."""
+        """Collective. Raises CheckpointError."""
         if self._made:
             raise CheckpointError("this job has a checkpointer already; give one all the objects")
         from trainkit.checkpoint.checkpointer import Checkpointer, Setup

@@ -321,8 +321,7 @@ class Context:
         with `best` as many more whose `metric` (of ckpt.step) is lowest, or `highest`; and each `keep_every`th step.
 
         Saves go to checkpoint_dir, and with the setting checkpoint_url below that URL too. Collective. Raises
-        CheckpointError where something has no state, PeerLost where the ranks' writers do not meet, ValueError for
-        choices that make no sense.
+        CheckpointError where something has no state, ValueError for choices that make no sense.
         """
         from trainkit.checkpoint.retain import Retention
         from trainkit.checkpoint.schedule import Schedule
