@@ -37,6 +37,7 @@ _ANSWER = 120.0
 
 _AGREEMENT = 3600.0
 _NOTICE = 30.0
+_FEW = 64  # ranks
 _REMEMBERED = 16  # ends
 
 
@@ -157,8 +158,9 @@ class Client:
         Ranks may be far apart here, as before a collective: `waiting` is called once where it takes long. Raises
         CheckpointError, on all ranks that ask, where they differ.
         """
-        # One plan is enough for the coordinator: a thousand of them would keep it busy for minutes.
-        told = {"plan": plan.document} if self._assignment.leads else {}
+        # Where they differ, plans tell in what; a thousand of them would keep the coordinator busy for minutes.
+        few = len(self._assignment.host_of) <= _FEW
+        told = {"plan": plan.document} if few or self._assignment.leads else {}
         self._line.send({"say": "planned", "attempt": attempt, "digest": plan.digest, **told})
 
         def answered(message: Message) -> bool:
