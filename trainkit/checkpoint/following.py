@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -12,7 +14,8 @@ from trainkit.contract.seal import Seal, nonce
 
 _CONNECT = 10.0  # seconds
 _AGAIN = 60.0
-"""Seconds after a connection that failed: it holds up the training, so it must be seldom."""
+"""Seconds after a connection that took long to fail: it holds up the training, so it must be seldom."""
+_SLOW = 1.0  # seconds
 _QUESTIONS = ("ask", "planned")  # the rank waits for an answer
 
 
@@ -49,13 +52,16 @@ class Follow:
         if time.monotonic() < self._not_before:
             self._tell({"alone": f"{gone} did not answer"})
             return
+        began = time.monotonic()
         try:
             connection = socket.create_connection(self._address, timeout=_CONNECT)
-        except ConnectionRefusedError as error:  # at once: the coordinator is about to be started again
-            self._tell({"alone": f"{gone} does not answer: {error}"})
-            return
+            if connection.getsockname() == connection.getpeername():  # nobody listens there, and our own port was it
+                connection.close()
+                raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
         except OSError as error:
-            self._not_before = time.monotonic() + _AGAIN
+            # What fails at once costs nothing: the coordinator is about to be started again.
+            if time.monotonic() - began > _SLOW:
+                self._not_before = time.monotonic() + _AGAIN
             self._tell({"alone": f"{gone} does not answer: {error}"})
             return
         ours = nonce()
