@@ -15,6 +15,7 @@ from features_tables import EVERYTHING, RAW, SCHEMA, lay, rows
 from trainkit.processing.features.run import Choices, run
 
 ROWS = 1_100_000 if os.environ.get("TRAINKIT_TEST_FAULTS") == "all" else 12_000
+CHUNK = 50_000
 
 
 def same_bits(left: Any, right: Any) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -50,24 +51,32 @@ def test_duckdb_batches_and_rows_agree_in_every_bit_of_every_column(made: Any, s
     applied, raw, out = made
     written = pa.concat_tables([pq.read_table(file) for file in sorted((out / split).glob("*.parquet"))])
     assert len(written) > ROWS // 20
-    places = written["row"].to_numpy()
     everything = pa.table(raw, schema=SCHEMA)
-    batch = applied.batch(everything.take(pa.array(places)))
-    single = [applied.row({name: raw[name][place] for name in RAW}) for place in places]
 
-    wrong = {}
-    for output in (name for one in applied.transforms for name in one.outputs):
-        sql = column(written[output])
-        whole = batch[output].to_numpy(zero_copy_only=False) if isinstance(batch[output], pa.Array) else batch[output]
-        each = [np.nan if row[output] is None else row[output] for row in single]
-        alone = np.array(each, sql.dtype) if output in ("f_raw", "y_raw") else np.stack(each)
-        for name, other in (("batch", whole), ("row", alone)):
-            off = ~same_bits(sql, other)
-            if off.any():
-                at = int(np.argwhere(off)[0][0])
-                column_of = next(one.column for one in applied.transforms if output in one.outputs)
-                wrong[output, name] = (int(off.sum()), raw[column_of][places[at]], sql[at], other[at])
+    wrong: dict[tuple[str, str], tuple[Any, ...]] = {}
+    for start in range(0, len(written), CHUNK):
+        part = written.slice(start, CHUNK)
+        compare(applied, raw, part, everything.take(part["row"].combine_chunks()), wrong)
     assert wrong == {}
+
+
+def compare(applied: Any, raw: dict[str, list[Any]], part: pa.Table, table: pa.Table, wrong: dict[Any, Any]) -> None:
+    """Add to `wrong`, by output and way, the first row that differs: its raw value, duckdb's, and the other's."""
+    places = part["row"].to_pylist()
+    batch = applied.batch(table)
+    single = [applied.row({name: raw[name][place] for name in RAW}) for place in places]
+    for one in applied.transforms:
+        for output in one.outputs:
+            sql, whole = column(part[output]), batch[output]
+            if isinstance(whole, pa.Array):
+                whole = whole.to_numpy(zero_copy_only=False)
+            each = [np.nan if row[output] is None else row[output] for row in single]
+            alone = np.array(each, sql.dtype) if one.kind == "Passthrough" else np.stack(each)
+            for name, other in (("batch", whole), ("row", alone)):
+                off = ~same_bits(sql, other)
+                if off.any():
+                    at = int(np.argwhere(off)[0][0])
+                    wrong.setdefault((output, name), (raw[one.column][places[at]], sql[at], other[at]))
 
 
 def test_rows_go_where_the_hash_of_one_row_says(made: Any) -> None:

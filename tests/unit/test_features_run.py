@@ -57,7 +57,7 @@ def test_all_rows_are_written_once_and_name_their_artifact(made: Any) -> None:
     ]
     assert manifest["artifact"] == applied.hash == artifact.load(out / "features").hash
     ids = [pq.read_table(out / split, columns=["row"])["row"].to_pylist() for split in manifest["splits"]]
-    assert sorted(sum(ids, [])) == list(range(ROWS))
+    assert sorted(one for some in ids for one in some) == list(range(ROWS))
     assert [len(one) for one in ids] == [one["rows"] for one in manifest["splits"].values()]
     for file in out.glob("t*/*.parquet"):
         assert pq.read_schema(file).metadata[b"trainkit.features"].decode() == applied.hash
@@ -216,16 +216,15 @@ def test_csv_and_json_lines_are_read_with_the_nulls_that_are_said(tmp_path: Path
         split=HashSplit("id", train=0.5, test=0.5),
     )
 
-    applied = run(
-        features, {"flights": tmp_path / "flights", "planes": tmp_path / "planes"}, tmp_path / "out", tell=silent
-    )
+    inputs = {"flights": tmp_path / "flights", "planes": tmp_path / "planes"}
+    applied = run(features, inputs, tmp_path / "out", tell=silent)
 
     assert applied.kinds["delay"] == "float64"
     assert set(applied.fitted[1].words) == {"Modèle 0", "Modèle 1"}
     assert applied.row({"delay": None, "model": "Modèle 1"})["words"].tolist()[0] == 2
     with pytest.raises(DataError, match="no row to fit on"):
-        run(replace(features, table="SELECT * FROM flights JOIN p USING (tail) WHERE id < 0"),
-            {"flights": tmp_path / "flights", "planes": tmp_path / "planes"}, tmp_path / "none", tell=silent)  # fmt: skip
+        nothing = replace(features, table="SELECT * FROM flights JOIN p USING (tail) WHERE id < 0")
+        run(nothing, inputs, tmp_path / "none", tell=silent)
 
 
 def test_the_command_runs_a_features_py_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -233,7 +232,8 @@ def test_the_command_runs_a_features_py_and_leaves_nothing_behind(tmp_path: Path
     script = tmp_path / "features.py"
     script.write_text(
         "from trainkit.processing import Features, Standardize, Check\n"
-        'features = Features(tables={"raw": "raw"}, table="FROM raw", numeric=[Standardize("x")], checks=[Check("b")])\n'
+        'features = Features(tables={"raw": "raw"}, table="FROM raw", numeric=[Standardize("x")],\n'
+        '                    checks=[Check("b")])\n'
     )
     (tmp_path / "spill").mkdir()
     command = [sys.executable, "-m", "trainkit.processing.features", str(script), "--output", str(tmp_path / "out")]
@@ -266,7 +266,7 @@ def test_the_memory_of_the_control_group_counts(tmp_path: Path) -> None:
 def test_a_literal_is_the_number_to_the_last_bit(value: float) -> None:
     import duckdb
 
-    (found,) = duckdb.sql(f"SELECT {sql.literal(value)}").fetchone() or (None,)
+    ((found,),) = duckdb.sql(f"SELECT {sql.literal(value)}").fetchall()
     assert isinstance(found, float) and found.hex() == value.hex()
 
 

@@ -1,4 +1,4 @@
-"""Processing jobs, and the features they make. Importing this pulls no engine: neither duckdb nor Spark, Ray or Dask."""
+"""Processing jobs, and the features they make. Importing this pulls no engine: no duckdb, Spark, Ray or Dask."""
 
 from trainkit.processing.features.declared import (
     Bucketize,

@@ -76,7 +76,7 @@ class Applied:
         """
         from trainkit.processing.features import batches
 
-        return batches.apply(self, table)
+        return batches.apply(self.transforms, self.fitted, self.kinds, table)
 
     def split_of(self, value: Any) -> str:
         """The split that a value of the split's column belongs to."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,20 +14,20 @@ from trainkit.processing.features import declared, kinds, rows
 from trainkit.processing.features.declared import NUMBER, Transform
 from trainkit.processing.features.sql import LN2, MAX32, MAX64, ROOT_HALF, SERIES, Fitted
 
-if TYPE_CHECKING:
-    from trainkit.processing.features.artifact import Applied
-
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def apply(applied: Applied, table: Any) -> dict[str, Any]:
+def apply(
+    transforms: Sequence[Transform], fitted: Sequence[Fitted], types: Mapping[str, str], table: Any
+) -> dict[str, Any]:
+    """Output → numpy array, [rows] or [rows, length]; see `Applied.batch`."""
     made: dict[str, Any] = {}
     columns = table.column_names if hasattr(table, "column_names") else list(table)
-    for one, learnt in zip(applied.transforms, applied.fitted, strict=True):
+    for one, learnt in zip(transforms, fitted, strict=True):
         if one.column not in columns:
             raise DataError(f"the table has no {one.column!r}: it has {', '.join(columns)}")
         column = _column(table[one.column])
-        kind = applied.kinds[one.column]
+        kind = types[one.column]
         if isinstance(one, declared.Standardize | declared.Log1p | declared.Bucketize):
             made[one.output] = _numbers(one, learnt, _floats(column, kind))
         elif isinstance(one, declared.Passthrough):

@@ -172,7 +172,7 @@ def _wrong(features: Features, types: Mapping[str, str]) -> list[Mistake]:
     ]  # fmt: skip
     clock = [(one, part) for one in features.transforms if isinstance(one, declared.TimeParts) for part in one.parts]
     found += [
-        Mistake("features.py", f'TimeParts("{one.column}")', part, "is no part of a DATE", "CAST it to TIMESTAMP, or leave it out")
+        Mistake("features.py", f'TimeParts("{one.column}")', part, "is no part of a DATE", "CAST it to TIMESTAMP")
         for one, part in clock if part in declared.CLOCK and types.get(one.column) == "DATE"
     ]  # fmt: skip
     return found

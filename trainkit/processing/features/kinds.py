@@ -20,11 +20,11 @@ _KINDS = {
     "date": ("DATE",),
 }
 KIND = {name: kind for kind, names in _KINDS.items() for name in names}
-"""An engine's type → ours. DECIMAL, HUGEINT and times with a zone are none: engines differ in what they make of them."""
+"""An engine's type → ours. DECIMAL, HUGEINT and times with a zone are none: engines differ about them."""
 
 
 def reader(kind: str, column: str) -> Callable[[Any], Any]:
-    """One raw value as the table had it: None, int, float, bool, str or datetime. Raises DataError where it cannot be."""
+    """One raw value as the table had it: None, int, float, bool, str, datetime. Raises DataError where it cannot be."""
 
     def read(value: Any) -> Any:
         if value is None:

@@ -1,4 +1,4 @@
-"""How much memory the engine may take: what the machine or its control group grants, less what Python needs beside it."""
+"""How much memory the engine may take: what the machine or its control group grants, less what Python needs."""
 
 from __future__ import annotations
 

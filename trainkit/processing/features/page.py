@@ -5,17 +5,22 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 _STYLE = """
 :root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
 body { max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .4rem; } h2 small { font-weight: normal; opacity: .65; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0; display: block; overflow-x: auto; }
+h1 { font-size: 1.5rem; }
+h2 { font-size: 1.1rem; margin: 2.2rem 0 .4rem; } h2 small { font-weight: normal; opacity: .65; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0; display: block;
+  overflow-x: auto; }
 th, td { padding: .15rem .7rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } code { overflow-wrap: anywhere; }
-.bad { color: #c22; font-weight: 600; } .plots { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: .5rem 0; }
-figcaption { font-size: .8rem; opacity: .7; } rect { fill: #4a7fb5; } rect.none { fill: #999; } text { fill: currentColor; font-size: 10px; }
+.bad { color: #c22; font-weight: 600; } .plots { display: flex; flex-wrap: wrap; gap: 1rem; }
+figure { margin: .5rem 0; }
+figcaption { font-size: .8rem; opacity: .7; }
+rect { fill: #4a7fb5; } rect.none { fill: #999; } text { fill: currentColor; font-size: 10px; }
 """
 _DRIFTED = 0.25
 _FACTS = ("nulls", "not_finite", "distinct", "min", "max", "mean", "std")
@@ -117,15 +122,18 @@ def _plot(split: str, shares: Sequence[float], one: Mapping[str, Any]) -> str:
     labels = _labels(one)
     width, height, step = 300, 90, 300 / max(len(shares), 1)
     most = max(shares, default=0) or 1
-    bars = "".join(
-        f'<rect{" class=none" if place == len(shares) - 1 else ""} x="{place * step:.1f}" y="{height * (1 - share / most):.1f}" '
-        f'width="{step * 0.9:.1f}" height="{height * share / most:.1f}"><title>{escape(label)}: {share:.2%}</title></rect>'
-        for place, (share, label) in enumerate(zip(shares, labels, strict=True))
-    )
+    bars = ""
+    for place, (share, label) in enumerate(zip(shares, labels, strict=True)):
+        tall, none = height * share / most, " class=none" * (place == len(shares) - 1)
+        bars += (
+            f'<rect{none} x="{place * step:.1f}" y="{height - tall:.1f}" width="{step * 0.9:.1f}" height="{tall:.1f}">'
+            f"<title>{escape(label)}: {share:.2%}</title></rect>"
+        )
     ends = f'<text x="0" y="{height + 12}">{escape(labels[0][:24])}</text>'
     ends += f'<text x="{width}" y="{height + 12}" text-anchor="end">null, not finite</text>'
     return (
-        f'<figure><svg width="{width}" height="{height + 16}" role="img" aria-label="{escape(split)}">{bars}{ends}</svg>'
+        f'<figure><svg width="{width}" height="{height + 16}" role="img" aria-label="{escape(split)}">'
+        f"{bars}{ends}</svg>"
         f"<figcaption>{escape(split)}; tallest {most:.1%}</figcaption></figure>"
     )
 
@@ -134,7 +142,7 @@ def _labels(one: Mapping[str, Any]) -> list[str]:
     if "top" in one:
         return [*(value[:60] or "(empty)" for value in one["top"]), "another value", "null"]
     edges = [_moment(edge) if one["kind"] in ("timestamp", "date") else f"{edge:.6g}" for edge in one["edges"]]
-    return [*(f"{low} … {high}" for low, high in zip(edges, edges[1:], strict=False)), "null, not finite"]
+    return [*(f"{low} … {high}" for low, high in pairwise(edges)), "null, not finite"]
 
 
 def _moment(seconds: float) -> str:

@@ -102,7 +102,7 @@ def _numbers(column: pa.ChunkedArray, kind: str) -> Any:
 
 
 def _edges(x: Any) -> list[float]:
-    """Of equal bins, from the first to the last hundredth of the training rows; what is beyond goes to the outer bins."""
+    """Of equal bins, from the first to the last hundredth of the training rows; what is beyond is in the outer bins."""
     there = x[~np.isnan(x)] if x is not None else np.zeros(0)
     if not len(there):
         return [0.0, 1.0]
@@ -178,7 +178,8 @@ def _vocabularies(features: Features, applied: Applied, written: Mapping[str, Wr
 def _checks(features: Features, looked: Mapping[str, Looked]) -> list[dict[str, Any]]:
     rows = sum(seen.rows for seen in looked.values())
     return [
-        {"condition": check.condition, "allow": check.allow, "failed": {name: seen.failed[place] for name, seen in looked.items()},
+        {"condition": check.condition, "allow": check.allow,
+         "failed": {name: seen.failed[place] for name, seen in looked.items()},
          "passed": sum(seen.failed[place] for seen in looked.values()) <= check.allow * rows}
         for place, check in enumerate(features.checks)
     ]  # fmt: skip

@@ -77,7 +77,7 @@ class DuckDB:
         return f"list_transform(range(2, {size + 2}), lambda i: CAST(i = {code} AS TINYINT))"
 
     def token_codes(self, tokens: str, words: str, length: int) -> str:
-        """The tokens: their places are looked up outside (write.py), since a list of 5,000 words is searched one by one."""
+        """The tokens: their places are looked up in write.py, since a list of 5,000 words is searched one by one."""
         return f"CASE WHEN {tokens} IS NULL THEN [] ELSE {tokens} END"
 
     def words_of(self, tokens: str) -> str:
@@ -190,14 +190,13 @@ def log1p(lets: Lets, column: str) -> str:
     guess = lets.let(2, f"least(CAST(floor(log2({y})) AS {lets.dialect.double}), {literal(1023)})")
     scaled = lets.let(3, f"{y} / power({literal(2)}, {guess})")
     low, high = literal(ROOT_HALF), literal(2 * ROOT_HALF)
-    m = lets.let(
-        4,
-        f"CASE WHEN {scaled} >= {high} THEN {scaled} / {literal(2)} WHEN {scaled} < {low} THEN {scaled} * {literal(2)} ELSE {scaled} END",
-    )
-    k = lets.let(
-        4,
-        f"CASE WHEN {scaled} >= {high} THEN {guess} + {literal(1)} WHEN {scaled} < {low} THEN {guess} - {literal(1)} ELSE {guess} END",
-    )
+    one, two = literal(1), literal(2)
+
+    def ladder(above: str, below: str, between: str) -> str:
+        return f"CASE WHEN {scaled} >= {high} THEN {above} WHEN {scaled} < {low} THEN {below} ELSE {between} END"
+
+    m = lets.let(4, ladder(f"{scaled} / {two}", f"{scaled} * {two}", scaled))
+    k = lets.let(4, ladder(f"{guess} + {one}", f"{guess} - {one}", guess))
     near, far = f"{x} / ({literal(2)} + {x})", f"({m} - {literal(1)}) / ({m} + {literal(1)})"
     s = lets.let(5, f"CASE WHEN {k} = {literal(0)} THEN {near} ELSE {far} END")
     z = lets.let(6, f"{s} * {s}")
@@ -277,7 +276,8 @@ def feature(
             made = f"CAST(CASE WHEN {x} IS NULL THEN 0 {steps} ELSE {len(one.boundaries) + 1} END AS {d.whole})"
         case declared.Vocabulary():
             code = f"{vocabulary(place)}.{CODE}"
-            made = f"CAST(CASE WHEN {word(lets, one.column, kind)} IS NULL THEN 0 ELSE coalesce({code}, 1) END AS {d.whole})"
+            value = word(lets, one.column, kind)
+            made = f"CAST(CASE WHEN {value} IS NULL THEN 0 ELSE coalesce({code}, 1) END AS {d.whole})"
         case declared.OneHot():
             made = d.one_hot(f"coalesce({vocabulary(place)}.{CODE}, 0)", len(fitted.words))
         case declared.Hash():

@@ -1,7 +1,8 @@
-"""All rows through the transform, into Parquet by split: duckdb computes, batch by batch, and pyarrow writes row groups of about 1 MiB (decoded), which training streams fetch and mix one by one.
+"""All rows through the transform, into Parquet by split.
 
-Rows come in the order in which threads finish them: with joins, and more than one thread, duckdb keeps none.
-duckdb's own COPY would hold a buffer for each split and thread: twice the memory, for the same CPU time.
+duckdb computes, batch by batch, and pyarrow writes row groups of about 1 MiB (decoded), which training streams fetch
+and mix one by one. Rows come in the order in which threads finish them: with joins, and more than one thread, duckdb
+keeps none. Its own COPY would hold a buffer for each split and thread: more memory, for the same CPU time.
 """
 
 from __future__ import annotations
