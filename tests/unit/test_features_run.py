@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from features_tables import EVERYTHING, RAW, lay, rows
@@ -275,3 +277,20 @@ def test_importing_the_definition_loads_no_engine() -> None:
     ran = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True, timeout=60)
 
     assert not {"duckdb", "pyspark", "ray", "dask", "sqlglot", "torch", "numpy", "pyarrow"} & set(ran.stdout.split())
+
+
+def test_numbers_of_any_size_have_a_mean_and_the_guess_of_the_first_rows_may_be_wrong(tmp_path: Path) -> None:
+    columns = {"large": [1e308, 1.7e308, -1e308], "small": [3e-280, 1e-279], "late": [1.0] * 60_000 + [1e30]}
+    for name, values in columns.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        pq.write_table(pa.table({"x": values}), folder / "a.parquet")
+        features = Features(tables={"raw": "raw"}, table="FROM raw", numeric=[Standardize("x")])
+
+        applied = run(features, {"raw": folder}, tmp_path / f"{name}-out", choices=Choices(threads=1), tell=silent)
+
+        whole = [Fraction(one) for one in values]
+        mean = sum(whole) / len(whole)
+        std = math.sqrt(sum((one - mean) ** 2 for one in whole) / len(whole) / mean**2) * float(mean)
+        assert applied.fitted[0].mean == pytest.approx(float(mean), rel=1e-9)
+        assert applied.fitted[0].std == pytest.approx(std, rel=1e-9)

@@ -107,7 +107,8 @@ def _sums_of(lets: Lets, features: Features, kinds: Mapping[str, str], exponents
     for place, exponent in exponents.items():
         x = sql.fit_source(features.transforms[place], lets, kinds)
         # A guess may be too small by far; what does not fit is left out, and the range tells that it was wrong.
-        fits = lets.let(AFTER, f"CASE WHEN abs({x}) <= {sql.literal(2.0 ** (MOMENT_BITS - exponent))} THEN {x} END")
+        bound = math.ldexp(1.0, MOMENT_BITS - exponent) if exponent > MOMENT_BITS - 1024 else sql.MAX64
+        fits = lets.let(AFTER, f"CASE WHEN abs({x}) <= {sql.literal(bound)} THEN {x} END")
         wanted += [f"count({x})", f"min({x})", f"max({x})", *sql.exact_sums(lets, fits, exponent)]
     return wanted
 
@@ -125,7 +126,7 @@ def exponent_of(low: float | None, high: float | None) -> int:
     if low is None or high is None:
         return MOMENT_BITS
     bits = math.frexp(max(abs(low), abs(high)))[1]
-    return max(-960, min(960, MOMENT_BITS - -(-bits // MOMENT_STEP) * MOMENT_STEP))
+    return max(MOMENT_BITS - 1024, min(960, MOMENT_BITS - -(-bits // MOMENT_STEP) * MOMENT_STEP))
 
 
 def moments(sums: Sums) -> Fitted:

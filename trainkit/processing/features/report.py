@@ -106,7 +106,7 @@ def _edges(x: Any) -> list[float]:
     there = x[~np.isnan(x)] if x is not None else np.zeros(0)
     if not len(there):
         return [0.0, 1.0]
-    low, high = (float(one) for one in np.quantile(there, (0.01, 0.99)))
+    low, high = (float(one) for one in np.quantile(there, (0.01, 0.99), method="nearest"))
     if not low < high or not math.isfinite(high - low):
         return [low, low + max(1.0, abs(low))]
     return [float(one) for one in np.linspace(low, high, BINS + 1)]
@@ -122,7 +122,10 @@ def _histogram(x: Any, edges: Sequence[float]) -> list[float]:
 def _quantiles(x: Any) -> dict[str, float]:
     there = x[~np.isnan(x)]
     return (
-        {str(q): float(value) for q, value in zip(QUANTILES, np.quantile(there, QUANTILES), strict=True)}
+        {
+            str(q): float(value)
+            for q, value in zip(QUANTILES, np.quantile(there, QUANTILES, method="nearest"), strict=True)
+        }
         if len(there)
         else {}
     )
