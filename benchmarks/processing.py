@@ -1,0 +1,187 @@
+"""Feature engineering on one host: trainkit beside duckdb written by hand, and one row at inference.
+
+    python benchmarks/processing.py [--quick] [--rounds N] [--files N] [--limited]
+
+The job: Parquet (17 columns, 400,000 rows a file, about 30 MiB), a timestamp parsed from text, a filter, a left join
+with 2,000 rows, a logarithm, a hash split 80/10/10; on the training rows mean and std of 10 numbers, vocabularies of 5
+texts (10 times at least); Parquet by split. 24 files without --quick. Contenders take turns. CPU and memory (PSS)
+are of the process tree, looked at every 50 ms, imports included. `--limited` adds 4 GiB of input under --memory 1G.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+FEATURES = """
+from trainkit.processing import Check, Features, HashSplit, Standardize, TimeParts, Vocabulary
+features = Features(
+    tables={"trips": "trips", "zones": "zones"},
+    table="SELECT t.*, CAST(pickup AS TIMESTAMP) AS ts, area, density, borough "
+          "FROM trips t LEFT JOIN zones USING (zone) WHERE target < 200",
+    key="row_id", target="target",
+    numeric=[*(Standardize(f"x{i}") for i in range(9)), Standardize("x1", log1p=True, name="lx")],
+    categorical=[Vocabulary(c, min_count=10) for c in ("vendor", "payment", "plate", "code", "borough")],
+    time=[TimeParts("ts", parts=("hour", "weekday"))],
+    split=HashSplit("row_id", train=.8, validation=.1, test=.1),
+)
+"""
+BY_HAND = """
+import sys, duckdb
+src, out = sys.argv[1:3]
+con = duckdb.connect()
+NUM, CAT = [f"x{i}" for i in range(9)] + ["lx"], ["vendor", "payment", "plate", "code", "borough"]
+con.execute(f'''CREATE VIEW j AS SELECT t.*, ln(1 + x1) AS lx, CAST(pickup AS TIMESTAMP) ts, area, density, borough,
+    ((row_id * 2654435761) % 4294967296) // 42949673 AS bucket,
+    CASE WHEN bucket < 80 THEN 'train' WHEN bucket < 90 THEN 'validation' ELSE 'test' END AS split
+    FROM '{src}/trips/*.parquet' t LEFT JOIN '{src}/zones/*.parquet' USING (zone) WHERE target < 200''')
+moments = ",".join(f"avg({c}), stddev_pop({c})" for c in NUM)
+st = con.execute(f"SELECT {moments} FROM j WHERE split = 'train'").fetchone()
+cols, joins = ["row_id", "target"], ""
+for i, c in enumerate(NUM):
+    cols.append(f"CAST(coalesce(({c} - {st[2 * i]!r}) / {st[2 * i + 1]!r}, 0) AS FLOAT) {c}")
+for c in CAT:
+    con.execute(f"CREATE TEMP TABLE v_{c} AS SELECT {c} v_value, "
+                f"row_number() OVER (ORDER BY count(*) DESC, {c}) + 1 v_code "
+                f"FROM j WHERE split = 'train' AND {c} IS NOT NULL GROUP BY {c} HAVING count(*) >= 10")
+    joins += f" LEFT JOIN v_{c} ON v_{c}.v_value = j.{c}"
+    cols.append(f"CAST(CASE WHEN j.{c} IS NULL THEN 0 ELSE coalesce(v_{c}.v_code, 1) END AS INTEGER) {c}")
+cols += ["CAST(hour(ts) AS SMALLINT) h", "CAST(isodow(ts) AS SMALLINT) w", "split"]
+con.execute(f"COPY (SELECT {','.join(cols)} FROM j{joins}) TO '{out}' (FORMAT parquet, PARTITION_BY (split))")
+"""
+ROW = """
+import json, statistics, sys, time
+from trainkit.processing.features.artifact import load
+applied = load(sys.argv[1])
+row = {f"x{i}": 3.25 for i in range(9)} | {"vendor": "CMT", "payment": "card", "plate": "P1", "code": "c17"}
+row |= {"borough": "b3", "ts": "2024-03-04T10:11:12"}
+took = []
+for _ in range(5000):
+    began = time.perf_counter()
+    applied.row(row)
+    took.append(time.perf_counter() - began)
+cuts = statistics.quantiles(took, n=100)
+print(json.dumps({"median": cuts[49] * 1e6, "p99": cuts[98] * 1e6, "columns": len(applied.columns)}))
+"""
+
+
+def lay(folder: Path, files: int) -> None:
+    """The data, from seeds: `files` Parquet files of trips, and one of zones."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (folder / "trips").mkdir(parents=True)
+    (folder / "zones").mkdir()
+    r = np.random.default_rng(1)
+    zones = {"zone": np.arange(2000), "area": r.gamma(2, 3, 2000), "density": r.gamma(3, 100, 2000)}
+    zones["borough"] = np.char.add("b", r.integers(0, 7, 2000).astype(str))
+    pq.write_table(pa.table(zones), folder / "zones/zones.parquet")
+    rows = 400_000
+    for number in range(files):
+        r = np.random.default_rng(number + 10)
+        start = np.datetime64("2024-01-01T00:00:00") + r.integers(0, 365 * 86400, rows).astype("timedelta64[s]")
+        made = {
+            "row_id": np.arange(rows) + number * rows, "pickup": np.datetime_as_string(start, unit="s"),
+            "zone": r.integers(0, 2100, rows), "vendor": np.array(["CMT", "VTS", "DDS", "Ünî"])[r.integers(0, 4, rows)],
+            "payment": np.array(["cash", "card", "none", "disp", "void"])[r.integers(0, 5, rows)],
+            "plate": np.char.add("P", r.zipf(1.3, rows).clip(0, 50_000).astype(str)),
+            "code": np.char.add("c", r.integers(0, 300, rows).astype(str)), "target": r.gamma(2, 10, rows),
+        }  # fmt: skip
+        for i in range(9):
+            x = r.gamma(1.5 + i, 2.0, rows) if i % 2 else r.normal(i * 10, 3 + i, rows)
+            made[f"x{i}"] = pa.array(np.round(x, 2) if i < 5 else x, mask=r.random(rows) < 0.02)
+        pq.write_table(pa.table(made), folder / f"trips/part-{number:03}.parquet", row_group_size=100_000)
+
+
+def measure(command: list[str]) -> tuple[float, float, float]:
+    """(CPU seconds, MiB of PSS at the peak, wall seconds) of a process tree. Raises where it fails."""
+    before, began, peak = os.times(), time.monotonic(), 0
+    with tempfile.TemporaryFile() as said, subprocess.Popen(command, stdout=said, stderr=said) as process:
+        tree = psutil.Process(process.pid)
+        while process.poll() is None:
+            try:
+                peak = max(peak, sum(one.memory_full_info().pss for one in (tree, *tree.children(recursive=True))))
+            except psutil.Error:
+                pass  # it ended meanwhile
+            time.sleep(0.05)
+        if process.returncode:
+            said.seek(0)
+            raise SystemExit(f"{' '.join(command)} exited with {process.returncode}:\n{said.read().decode()[-3000:]}")
+    after = os.times()
+    cpu = after.children_user - before.children_user + after.children_system - before.children_system
+    return cpu, peak / 2**20, time.monotonic() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--files", type=int, default=24)
+    parser.add_argument("--limited", action="store_true")
+    asked = parser.parse_args()
+    files, rounds = (2, 1) if asked.quick else (asked.files, asked.rounds)
+    with tempfile.TemporaryDirectory(prefix="bench-processing-") as scratch:
+        folder = Path(scratch)
+        compare(folder, files, rounds)
+        if asked.limited:
+            limited(folder)
+
+
+def compare(folder: Path, files: int, rounds: int) -> None:
+    data, definition = folder / "data", folder / "features.py"
+    lay(data, files)
+    definition.write_text(FEATURES)
+    ours = [sys.executable, "-m", "trainkit.processing.features", str(definition), "--output", str(folder / "ours")]
+    ours += ["--input", f"trips={data / 'trips'}", "--input", f"zones={data / 'zones'}"]
+    contenders = {
+        "duckdb by hand": [sys.executable, "-c", BY_HAND, str(data), str(folder / "hand")],
+        "trainkit, no report": [*ours, "--no-report"],
+        "trainkit": ours,
+    }
+    size = sum(one.stat().st_size for one in data.rglob("*.parquet")) / 2**20
+    print(
+        f"{files * 400_000:,} rows, {size:.0f} MiB, {rounds} rounds, load {os.getloadavg()[0]:.1f}, "
+        f"{os.cpu_count()} cores"
+    )
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, command in contenders.items():
+            for one in ("hand", "ours"):
+                shutil.rmtree(folder / one, ignore_errors=True)
+            found[name].append(measure(command))
+    base = [statistics.median(column) for column in zip(*found["duckdb by hand"], strict=True)]
+    for name, runs in found.items():
+        cpu, memory, wall = (statistics.median(column) for column in zip(*runs, strict=True))
+        low, high = min(run[0] for run in runs), max(run[0] for run in runs)
+        print(f"{name:20} CPU {cpu:6.1f} s ({low:.1f}–{high:.1f}; {cpu / base[0]:.2f}×)  "
+              f"memory {memory:6.0f} MiB ({memory / base[1]:.2f}×)  wall {wall:5.1f} s")  # fmt: skip
+    row = subprocess.run(
+        [sys.executable, "-c", ROW, str(folder / "ours/features")], capture_output=True, text=True, check=True
+    )
+    told = json.loads(row.stdout)
+    print(f"one row, {told['columns']} columns: {told['median']:.0f} µs median, {told['p99']:.0f} µs p99")
+
+
+def limited(folder: Path) -> None:
+    """4 GiB of input with 1 GiB for everything."""
+    shutil.rmtree(folder / "data")
+    lay(folder / "data", 135)
+    command = [sys.executable, "-m", "trainkit.processing.features", str(folder / "features.py"), "--memory", "1G"]
+    command += [f"--input={name}={folder / 'data' / name}" for name in ("trips", "zones")]
+    cpu, memory, wall = measure([*command, "--output", str(folder / "ours"), "--spill", str(folder)])
+    print(f"4 GiB of input, --memory 1G: CPU {cpu:.1f} s, memory {memory:.0f} MiB, wall {wall:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""duckdb: opened within the memory there is, the inputs as its views, and what the table's columns are."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainkit.errors import ConfigError, DataError, Mistake, StorageError, UsageError
+from trainkit.processing.features import declared, memory
+from trainkit.processing.features.declared import RESERVED, Features, Source
+from trainkit.processing.features.kinds import KIND
+from trainkit.processing.features.sql import DUCKDB
+
+TABLE = f"{RESERVED}_raw"
+_READERS = {"parquet": "read_parquet", "csv": "read_csv", "json": "read_json"}
+_FORMATS = {
+    ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv", ".csv.gz": "csv", ".tsv.gz": "csv",
+    ".jsonl": "json", ".ndjson": "json", ".jsonl.gz": "json", ".ndjson.gz": "json", ".json": "json", ".json.gz": "json",
+}  # fmt: skip
+_ENDS = 64 << 10  # bytes at each end of a file that stand for it: of Parquet, its footer
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One input as it lies: files of one format, by their paths below its folder."""
+
+    format: str
+    files: tuple[Path, ...]
+    fingerprint: str
+    bytes: int
+
+    def described(self) -> dict[str, Any]:
+        return {"format": self.format, "files": len(self.files), "bytes": self.bytes, "fingerprint": self.fingerprint}
+
+
+def find(features: Features, folders: Mapping[str, Path]) -> dict[str, Input]:
+    """The inputs that a definition names, by the names of its tables. Raises ConfigError, UsageError, StorageError."""
+    named = {name: one.input if isinstance(one, Source) else one for name, one in features.tables.items()}
+    lacking = sorted({one for one in named.values() if one not in folders})
+    if lacking:
+        raise UsageError(
+            f"features.py reads the input{'s' * (len(lacking) > 1)} {', '.join(lacking)}, and given are "
+            f"{', '.join(sorted(folders)) or 'none'}: add --input {lacking[0]}=DIR"
+        )
+    return {name: _input(name, folders[one]) for name, one in features.tables.items() for one in [named[name]]}
+
+
+def _input(name: str, folder: Path) -> Input:
+    if "://" in str(folder) or str(folder).startswith(("s3:/", "http:/", "https:/")):
+        raise UsageError(
+            f"--input {name}: {folder} is a URL, and inputs are read from paths: have it mounted, or copy it"
+        )
+    if not folder.exists():
+        raise StorageError(f"the input {name}: there is no {folder}. Compare the path, letter by letter")
+    every = [folder] if folder.is_file() else sorted(one for one in folder.rglob("*") if one.is_file())
+    kept = [one for one in every if not any(part[0] in "._" for part in one.relative_to(folder).parts)]
+    by_format: dict[str, list[Path]] = {}
+    for one in kept:
+        if one.stat().st_size:
+            by_format.setdefault(_format(one), []).append(one)
+    if len(by_format) != 1 or "" in by_format:
+        shown = ", ".join(str(found[0]) for found in by_format.values()) or "nothing but empty files"
+        raise DataError(f"the input {name} must be files of one format, {', '.join(_FORMATS)}; there is {shown}")
+    ((format_, files),) = by_format.items()
+    files.sort(key=lambda one: one.relative_to(folder).as_posix().encode())
+    return Input(format_, tuple(files), _fingerprint(folder, files), sum(one.stat().st_size for one in files))
+
+
+def _format(path: Path) -> str:
+    name = path.name.lower()
+    return next((format_ for end, format_ in _FORMATS.items() if name.endswith(end)), "")
+
+
+def _fingerprint(folder: Path, files: Sequence[Path]) -> str:
+    """Of names, sizes, and both ends of each file: a gigabyte need not be read to be known again."""
+    digest = hashlib.sha256()
+    for one in files:
+        name, size = one.relative_to(folder).as_posix().encode(), one.stat().st_size
+        with one.open("rb") as content:
+            head = content.read(_ENDS)
+            content.seek(max(0, size - _ENDS))
+            digest.update(b"%d %d %b" % (len(name), size, name) + hashlib.sha256(head + content.read()).digest())
+    return digest.hexdigest()
+
+
+@contextmanager
+def opened(*, limit: int | None = None, threads: int | None = None, spill: Path | None = None) -> Iterator[Any]:
+    """A connection that keeps to the memory there is (`limit` bytes for the whole process) and spills to a folder."""
+    try:
+        import duckdb
+    except ImportError as missing:
+        raise UsageError('features need duckdb: pip install "trainkit[features]"') from missing
+    folder = tempfile.mkdtemp(prefix="trainkit-features-", dir=spill)
+    bytes_ = memory.for_engine(limit or memory.granted())
+    settings: dict[str, Any] = {
+        "memory_limit": f"{bytes_ // 2**20}MiB", "temp_directory": folder, "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+    } | ({"threads": str(threads)} if threads else {})  # fmt: skip
+    try:
+        connection = duckdb.connect(config=settings)
+        try:
+            yield connection
+        finally:
+            connection.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def asked(connection: Any, sql: str, doing: str) -> Any:
+    """Run a statement; what duckdb says about it becomes a DataError that names what was being done."""
+    import duckdb
+
+    try:
+        return connection.execute(sql)
+    except duckdb.Error as error:
+        raise DataError(f"{doing}: {error}") from error
+
+
+def prepare(connection: Any, features: Features, inputs: Mapping[str, Input]) -> dict[str, str]:
+    """Make the views; returns column → kind of those that are used. Raises ConfigError before any row is read."""
+    for name, one in inputs.items():
+        paths = ", ".join(DUCKDB.string(os.fspath(file)) for file in one.files)
+        source = features.tables[name]
+        options = ", union_by_name = true" if one.format != "parquet" else ""
+        if one.format == "csv" and isinstance(source, Source):
+            options += f", nullstr = [{', '.join(map(DUCKDB.string, source.nulls))}]"
+        options += ", format = 'newline_delimited'" if one.format == "json" else ""
+        sql = f"CREATE VIEW {DUCKDB.quoted(name)} AS SELECT * FROM {_READERS[one.format]}([{paths}]{options})"
+        asked(connection, sql, f"the input {name}")
+    try:
+        asked(connection, f"CREATE VIEW {TABLE} AS {features.table.strip().rstrip(';')}", "the table's SQL")
+        described = asked(connection, f"DESCRIBE {TABLE}", "the table's SQL").fetchall()
+    except DataError as error:
+        raise ConfigError([Mistake("features.py", "table", None, str(error), "Correct the SQL")]) from error
+    types = {row[0]: row[1] for row in described}
+    found = _wrong(features, types) + _wrong_checks(connection, features)
+    if found:
+        raise ConfigError(found)
+    return {name: KIND[types[name]] for name in _used(features)}
+
+
+def _used(features: Features) -> tuple[str, ...]:
+    split = (features.split.column,) if features.split else ()
+    return tuple(dict.fromkeys([*features.kept, *split, *(one.column for one in features.transforms)]))
+
+
+def _wrong(features: Features, types: Mapping[str, str]) -> list[Mistake]:
+    found = []
+    wants = [("key", features.key, declared.ANY), ("target", features.target, declared.ANY)]
+    wants += [("split", features.split.column, declared.WORD)] if features.split else []
+    wants += [(f'{one.kind}("{one.column}")', one.column, one.takes) for one in features.transforms]
+    for key, column, takes in wants:
+        if not column:
+            continue
+        if column not in types:
+            has = ", ".join(types)
+            found.append(Mistake("features.py", key, column, "is no column of the table", f"It has {has}"))
+        elif KIND.get(types[column]) not in takes:
+            fits = ", ".join(name for name, kind in KIND.items() if kind in takes)
+            problem = f"is of type {types[column]}, which does not fit"
+            found.append(Mistake("features.py", key, column, problem, f"CAST it in the SQL to one of {fits}"))
+    found += [
+        Mistake("features.py", "table", name, f"begins with {RESERVED}, which is ours", "Rename the column")
+        for name in types if name.lower().startswith(RESERVED)
+    ]  # fmt: skip
+    clock = [(one, part) for one in features.transforms if isinstance(one, declared.TimeParts) for part in one.parts]
+    found += [
+        Mistake("features.py", f'TimeParts("{one.column}")', part, "is no part of a DATE", "CAST it to TIMESTAMP")
+        for one, part in clock if part in declared.CLOCK and types.get(one.column) == "DATE"
+    ]  # fmt: skip
+    return found
+
+
+def _wrong_checks(connection: Any, features: Features) -> list[Mistake]:
+    found = []
+    for check in features.checks:
+        try:
+            asked(
+                connection,
+                f"EXPLAIN SELECT coalesce(CAST(({check.condition}) AS BOOLEAN), false) FROM {TABLE}",
+                "Check",
+            )
+        except DataError as error:
+            found.append(Mistake("features.py", "Check", check.condition, str(error), "Correct the condition"))
+    return found

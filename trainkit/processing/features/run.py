@@ -1,0 +1,191 @@
+"""A run, from the inputs to what lies in the output.
+
+OUTPUT/features/<hash>/    the artifact
+       train/ … test/      rows, part-00000.parquet …
+       report/             report.json, report.html
+       MANIFEST.json       the artifact's hash, rows and files of each split: written last, removed first
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainkit.errors import ConfigError, DataError, Mistake
+from trainkit.processing.features import artifact, engine, fit, report, sql, write
+from trainkit.processing.features.artifact import Applied
+from trainkit.processing.features.declared import Features
+from trainkit.processing.features.fit import Looked
+from trainkit.processing.features.tell import Done, Tell, on_stderr, stage
+from trainkit.storage import commit
+
+MANIFEST = "MANIFEST.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """What a command line decides. `memory`: bytes for the whole process; None: what there is."""
+
+    artifact: Path | None = None
+    fit_only: bool = False
+    report: bool = True
+    memory: int | None = None
+    threads: int | None = None
+    spill: Path | None = None
+
+
+def run(
+    features: Features,
+    inputs: Mapping[str, Path],
+    output: Path,
+    *,
+    choices: Choices | None = None,
+    tell: Tell = on_stderr,
+) -> Applied:
+    """Fit (or take `choices.artifact`), transform, report. Raises DataError where a check fails, after everything is
+    written; ConfigError, before the data is read, where the definition does not fit it."""
+    choices = choices or Choices()
+    found = engine.find(features, inputs)
+    output.mkdir(parents=True, exist_ok=True)
+    given = _given(features, choices.artifact)
+    with engine.opened(limit=choices.memory, threads=choices.threads, spill=choices.spill) as connection:
+        kinds = engine.prepare(connection, features, found)
+        if given and dict(given.kinds) != kinds:
+            raise DataError(f"the artifact {given.hash} was fitted on {dict(given.kinds)}, and the table has {kinds}")
+        looked, summed = _look(connection, features, kinds, choices, tell)
+        applied = (
+            given
+            or _reused(features, found, output, tell)
+            or _fit(connection, features, kinds, looked, summed, found, output, tell)
+        )
+        if given:
+            shutil.copytree(_folder(choices.artifact), output / "features" / given.hash, dirs_exist_ok=True)
+        if choices.fit_only:
+            tell(f"the artifact is {output / 'features' / applied.hash}")
+            return applied
+        _transform(connection, features, applied, looked, output, choices, tell)
+    _judge(features, looked)
+    return applied
+
+
+def _given(features: Features, path: Path | None) -> Applied | None:
+    if path is None:
+        return None
+    applied = artifact.load(path)
+    mine, its = artifact.digest_of(features.described()), applied.document["definition_sha256"]
+    if mine != its:
+        problem = f"was made by another definition (its SHA-256 is {its[:12]}…, this one's {mine[:12]}…)"
+        raise ConfigError(
+            [
+                Mistake(
+                    "features.py", "--artifact", str(path), problem, "Use the features.py it was made by, or fit again"
+                )
+            ]
+        )
+    return applied
+
+
+def _folder(path: Path | None) -> Path:
+    assert path is not None
+    return path if (path / artifact.FILE).is_file() else next(path.glob(f"*/{artifact.FILE}")).parent
+
+
+def _look(
+    connection: Any, features: Features, kinds: Mapping[str, str], choices: Choices, tell: Tell
+) -> tuple[dict[str, Looked], dict[int, fit.Sums]]:
+    with stage("looking at the table", rows=0, done=_progress(connection), tell=tell):
+        looked, summed = fit.look(connection, features, kinds, moments=choices.artifact is None)
+    tell("rows: " + ", ".join(f"{name} {seen.rows:,}" for name, seen in looked.items()))
+    if choices.artifact is None:
+        fit.refuse_empty(looked)
+    return looked, summed
+
+
+def _progress(connection: Any) -> Done:
+    return lambda: float(connection.query_progress()) / 100
+
+
+def _reused(features: Features, found: Mapping[str, engine.Input], output: Path, tell: Tell) -> Applied | None:
+    """The artifact of an earlier run with this definition and these inputs, if it is whole."""
+    wanted = (artifact.digest_of(features.described()), {name: one.described() for name, one in found.items()})
+    for file in sorted((output / "features").glob(f"*/{artifact.FILE}")):
+        try:
+            applied = artifact.load(file.parent)
+        except DataError as error:
+            tell(f"an artifact of an earlier run is passed over: {error}")
+            continue
+        if (applied.document["definition_sha256"], applied.document["inputs"]) == wanted:
+            tell(f"fitted before, on the same input: {applied.hash}")
+            return applied
+    return None
+
+
+def _fit(
+    connection: Any, features: Features, kinds: Mapping[str, str], looked: Mapping[str, Looked],
+    summed: Mapping[int, fit.Sums], found: Mapping[str, engine.Input], output: Path, tell: Tell,
+) -> Applied:  # fmt: skip
+    rows = sum(seen.rows for seen in looked.values())
+    fitted = {place: fit.moments(sums) for place, sums in summed.items()}
+    for place, one in enumerate(features.transforms):
+        if one.fits == "words":
+            with stage(f"counting {one.column}", rows=rows, done=_progress(connection), tell=tell):
+                fitted[place] = fit.words(connection, features, kinds, place)
+    every = range(len(features.transforms))
+    folder = artifact.save(
+        output / "features", definition=features.described(), columns=kinds, rows_fitted=looked["train"].rows,
+        fitted=[fitted.get(place, sql.Fitted()) for place in every],
+        counted=[_counted(features, place, summed) for place in every],
+        inputs={name: one.described() for name, one in found.items()},
+    )  # fmt: skip
+    tell(f"fitted: {folder}")
+    return artifact.load(folder)
+
+
+def _counted(features: Features, place: int, summed: Mapping[int, fit.Sums]) -> dict[str, int]:
+    fits = features.transforms[place].fits
+    return {"numbers": summed[place].count} if fits == "moments" else {"words": 0} if fits == "words" else {}
+
+
+def _transform(
+    connection: Any, features: Features, applied: Applied, looked: Mapping[str, Looked], output: Path,
+    choices: Choices, tell: Tell,
+) -> None:  # fmt: skip
+    rows, through = sum(seen.rows for seen in looked.values()), [0]
+
+    def went(done: int) -> None:
+        through[0] = done
+
+    sampled = tuple(applied.kinds) if choices.report else ()
+    scratch = output / f".rows.{secrets.token_hex(4)}.part"
+    try:
+        with stage("transforming", rows=rows, done=lambda: through[0] / max(rows, 1), tell=tell):
+            written = write.write(
+                connection, applied, kept=features.kept, splits=features.splits, into=scratch, rows=rows,
+                sampled=sampled, went=went,
+            )  # fmt: skip
+        (output / MANIFEST).unlink(missing_ok=True)
+        for name in features.splits:
+            shutil.rmtree(output / name, ignore_errors=True)
+            (scratch / name).rename(output / name)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    if choices.report:
+        with stage("describing the table", rows=rows, done=_progress(connection), tell=tell):
+            fit.facts(connection, features, applied.kinds, looked)
+        report.write(output / "report", features, applied, looked, written)
+    commit.write_whole(output / MANIFEST, artifact.canonical(write.manifest(applied, written)))
+
+
+def _judge(features: Features, looked: Mapping[str, Looked]) -> None:
+    rows = sum(seen.rows for seen in looked.values())
+    bad = []
+    for place, check in enumerate(features.checks):
+        failed = sum(seen.failed[place] for seen in looked.values())
+        if failed > check.allow * rows:
+            bad.append(f"{check.condition} does not hold in {failed:,} of {rows:,} rows (allowed: {check.allow:.2%})")
+    if bad:
+        raise DataError("a check failed: " + "; ".join(bad) + ". The rows are written, and the report shows them")
