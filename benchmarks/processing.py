@@ -150,10 +150,8 @@ def compare(folder: Path, files: int, rounds: int) -> None:
         "trainkit": ours,
     }
     size = sum(one.stat().st_size for one in data.rglob("*.parquet")) / 2**20
-    print(
-        f"{files * 400_000:,} rows, {size:.0f} MiB, {rounds} rounds, load {os.getloadavg()[0]:.1f}, "
-        f"{os.cpu_count()} cores"
-    )
+    load, cores = os.getloadavg()[0], os.cpu_count()
+    print(f"{files * 400_000:,} rows, {size:.0f} MiB, {rounds} rounds, load {load:.1f}, {cores} cores")
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, command in contenders.items():
