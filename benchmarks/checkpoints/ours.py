@@ -50,12 +50,20 @@ class Ours(Way):
         super().__init__(model, optimizer, where)
         os.chdir(where)
         self._ckpt = trainkit.job().checkpointer(every=2, model=model, optimizer=optimizer)
+        self._begun = False
 
     def prepare(self, step: int) -> None:
+        self._begin()
         self._ckpt.step(2 * step)
 
     def save(self, step: int) -> None:
+        self._begin()
         self._ckpt.step(2 * step + 1)
+
+    def _begin(self) -> None:
+        if not self._begun:
+            self._begun = True
+            self._ckpt.restore(fresh=True)
 
     def wait(self) -> None:
         self._ckpt.wait()
