@@ -357,6 +357,8 @@ def main() -> None:
     parser.add_argument("--saves", type=int, help="of each launch (11; quick: 5); the first counts apart")
     parser.add_argument("--long", type=int, help="saves of ours for the memory (100; quick: 8)")
     options = parser.parse_args()
+    if strange := set((options.ways or FULL.ways[0]).split(",")) - set(NAMES):
+        parser.error(f"--ways: there is no {', '.join(sorted(strange))}; there are {', '.join(NAMES)}")
     become_reaper()  # whatever a way leaves running falls to us
     size, load = QUICK if options.quick else FULL, os.getloadavg()[0]
     chosen = {name: getattr(options, name) for name in ("rounds", "saves", "long")}
