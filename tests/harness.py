@@ -91,10 +91,11 @@ def processes_mentioning(text: str) -> list[str]:
         if not process.name.isdigit() or int(process.name) == os.getpid():
             continue
         try:
-            seen = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+            command = (process / "cmdline").read_bytes()
+            seen = command + (process / "environ").read_bytes()
             state = (process / "stat").read_text().rsplit(")", 1)[1].split()[0]
         except OSError:
-            continue
+            continue  # it ended meanwhile
         if text.encode() in seen and state != "Z":
-            found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+            found.append(command.replace(b"\0", b" ").decode(errors="replace"))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -464,9 +465,10 @@ def train_of(service: int) -> int:
     pids = [service]
     while pids:
         pid = pids.pop(0)
-        if b"trainkit.cli.train" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            return pid
-        pids += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if b"trainkit.cli.train" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+            pids += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
     raise AssertionError(f"{service} has no train below it")
 
 

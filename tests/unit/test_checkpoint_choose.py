@@ -87,3 +87,14 @@ def test_a_place_that_cannot_be_looked_into_is_an_error_since_it_may_have_the_ne
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="file: cannot list it"):
         choose([LocalTier(tmp_path / "local"), LocalTier(tmp_path / "file")])
+
+
+def test_a_manifest_that_is_larger_than_any_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = made(tmp_path, random.Random(1))
+    monkeypatch.setattr(manifest, "MOST_BYTES", 10)
+
+    choice = choose([LocalTier(tmp_path)])
+
+    assert choice.manifest is None
+    assert "which none ever has" in choice.passed_over[0]
+    assert whole.folder.is_dir()

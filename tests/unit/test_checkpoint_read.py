@@ -208,3 +208,24 @@ def test_a_manifest_of_an_empty_state_is_read(tmp_path: Path) -> None:
     )
     empty = manifest.Manifest(5, one.manifest.attempt, "job", 1.0, ("h",), (0,), one.manifest.plan, files, {})
     assert Reader(manifest.parse(empty.text()), [tier], [present(tier, empty.directory)]).state(0) == b""
+
+
+class Silent(LocalTier):
+    """A place that shows what it has, and does not give it."""
+
+    def read_into(self, directory: str, name: str, start: int, buffer: memoryview) -> None:
+        raise StorageError(f"{self.root}: no answer")
+
+
+def test_a_place_that_does_not_answer_is_not_damaged_because_another_one_is(tmp_path: Path) -> None:
+    whole = made(tmp_path / "disk", random.Random(3), ranks=1)
+    shutil.copytree(tmp_path / "disk", tmp_path / "bucket")
+    state = whole.folder / image.state_name(0)
+    state.write_bytes(bytes(len(state.read_bytes())))
+    places = [LocalTier(tmp_path / "disk"), Silent(tmp_path / "bucket")]
+    reader = Reader(whole.manifest, places, [present(place, whole.manifest.directory) for place in places])
+
+    with pytest.raises(Damaged):
+        reader.state(0)
+
+    assert reader.damaged == {0}

@@ -116,9 +116,16 @@ def test_a_torso_that_may_still_be_written_and_what_is_marked_as_corrupt_stay(tm
     retirement = Retirement(tier, Retention(last=2))
     newest = made(tmp_path, dice, step=4).manifest
     retirement.committed(Committed(newest.directory, 4))
-    retirement.apply()
+    kept, below = retirement.apply()
     assert sorted(found.step for found in tier.list() if not found.aside) == [3, 4, 9]
     assert [found.directory for found in tier.list() if found.aside] == [corrupt]
+
+    # On another host's disk there is no mark that says so.
+    other = LocalTier(tmp_path / "other")
+    for name in (corrupt, manifest.directory(1, "0" * 24)):
+        other.put(name, "r00001.state", [memoryview(b"state")])
+    retire.sweep(other, kept=kept, below=below)
+    assert [found.directory for found in other.list()] == [corrupt]
 
 
 def mark(folder: Path, marker: str, names: Sequence[str] = ()) -> None:

@@ -72,8 +72,9 @@ class Checkpointer:
         self._agreed: str | None = None
         """The digest of the plan that all ranks have."""
         self._next = 0
-        self._restored = False
+        self._restored = self._prepared = False
         self._done: int | None = None
+        self._calls = 0
         self._metrics: Mapping[str, Any] = {}
         self._stalls: dict[str, float] = {}
         self._skipped: tuple[str | None, float] = (None, 0.0)
@@ -84,6 +85,11 @@ class Checkpointer:
     def done(self) -> int | None:
         """Steps that had ended at the last call of `step` or `save`; None before it."""
         return self._done
+
+    @property
+    def calls(self) -> int:
+        """How often `step` or `save` was called: whoever runs a loop sees whether it is the one that trains."""
+        return self._calls
 
     def restore(self, *, without: Collection[str] = (), fresh: bool = False) -> int:
         """Go on from the newest whole checkpoint. Returns the step to begin with: 0 where there is none at all.
@@ -114,7 +120,7 @@ class Checkpointer:
         restored = restorer.restore(self._tiers, without=without)
         source = self._setup.resume_from
         if restored is None and source:
-            restored = restorer.restore([tiers.of(source)], without=without)
+            restored = restorer.restore([tiers.of(source)], without=without, ours=False)
             if restored is None:
                 raise CheckpointError(
                     f"{source} holds no checkpoint to resume from; compare the name, letter by letter"
@@ -132,7 +138,7 @@ class Checkpointer:
         """
         self._begin(step, metrics)
         self._hear()
-        if not self._staging.laid_out:  # before the first save, which is to be as quick as all others
+        if not self._prepared:  # before the first save, which is to be as quick as all others
             self._prepare()
         if step + 1 < self._next:
             return
@@ -141,7 +147,7 @@ class Checkpointer:
         self._next = answer.next
         if answer.why is not None:
             self._skip(step + 1, answer)
-        elif answer.attempt:
+        elif answer.attempt and not answer.begun:
             self._stage(answer.attempt, step + 1, began)
 
     def save(self, step: int, **metrics: Any) -> bool:
@@ -226,6 +232,7 @@ class Checkpointer:
         if not self._restored:
             raise CheckpointError("call restore() before the first step; restore(fresh=True) begins anew in any case")
         self._done, self._metrics = step + 1, metrics
+        self._calls += 1
 
     def _collect(self) -> Collected:
         collected = Collected()
@@ -270,6 +277,7 @@ class Checkpointer:
 
     def _prepare(self) -> None:
         """Plan, and have the arena's pages made beside the training: now there is a state of the optimizer, too."""
+        self._prepared = True
         try:
             self._staging.lay_out(self._collect())
         except CheckpointError:
@@ -315,7 +323,8 @@ class Checkpointer:
         if not answer.begun and not self._stage(answer.attempt, step, began):
             return False
         self._next = answer.next
-        end = self._client.end_of(answer.attempt, patience=deadline - time.monotonic())
+        # What is over was told before the answer: where nothing is known of it by now, nothing ever will be.
+        end = self._client.end_of(answer.attempt, patience=0 if answer.over else deadline - time.monotonic())
         self._hear()
         return end is not None and len(self._tiers) - 1 in end.committed
 

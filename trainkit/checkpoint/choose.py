@@ -78,6 +78,8 @@ def _look(places: Sequence[Tier], without: Collection[str]) -> tuple[Choice, boo
         for tier in candidate.tiers:
             sizes = next(one.sizes for one in listed[tier] if one.directory == candidate.directory)
             try:
+                if sizes[manifest.FILE] > manifest.MOST_BYTES:
+                    raise CheckpointError(f"its manifest has {sizes[manifest.FILE]} bytes, which none ever has")
                 read = manifest.parse(places[tier].manifest(candidate.directory))
                 check(read, candidate.directory, sizes, apart=places[tier].names(candidate.directory) is not None)
             except StorageError as error:

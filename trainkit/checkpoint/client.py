@@ -32,11 +32,11 @@ from trainkit.errors import CheckpointError, PeerLost, TrainkitError
 _START = 120.0
 """Seconds for a writer to start: on a busy machine an interpreter takes some."""
 _ANSWER = 120.0
-"""Seconds for an answer, which may have to wait for the other ranks' first question."""
-
-
+"""Seconds for an answer, which the coordinator gives at once."""
 _AGREEMENT = 3600.0
+"""Seconds for all ranks to come to their first save."""
 _NOTICE = 30.0
+"""Seconds after which that is said."""
 _FEW = 64  # ranks
 _REMEMBERED = 16  # ends
 
@@ -49,6 +49,7 @@ class Answer(NamedTuple):
     begun: bool = False
     """Whether this step has been staged already."""
     over: bool = False
+    """Whether that is committed, in one place at least."""
     why: str | None = None
     skipped: int = 0
 
@@ -209,13 +210,12 @@ class Client:
         new, self._new = self._new, []
         return new
 
-    def end_of(self, attempt: str, *, patience: float, tier: int | None = None) -> End | None:
-        """Wait for the end of an attempt; with `tier`, for its end there. None where it is not known in time."""
+    def end_of(self, attempt: str, *, patience: float) -> End | None:
+        """Wait for the end of an attempt. None where it is not known in time."""
         deadline = time.monotonic() + patience
         while True:
-            end = self._ends.get(attempt)
-            if end and (attempt in self._over or (tier is not None and tier in {**end.committed, **end.failed})):
-                return end
+            if attempt in self._over:
+                return self._ends[attempt]
             left = deadline - time.monotonic()
             if left <= 0 or self._line.closed:
                 return None

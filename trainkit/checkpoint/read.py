@@ -76,6 +76,8 @@ class Reader:
     tiers: Sequence[Tier]
     present: Sequence[Collection[str]]
     bytes_read: int = 0
+    damaged: set[int] = field(default_factory=set)
+    """Tiers in which bytes were found that nobody wrote."""
     healed: list[str] = field(default_factory=list)
     """What was damaged or out of reach in one tier, and could be read in another."""
 
@@ -182,6 +184,8 @@ class Reader:
                 touched = list(_touched(part.starts + first, part.run))
                 base, content = self._blocks(self.tiers[tier], self._files[name], touched)
             except (CheckpointError, StorageError) as error:
+                if isinstance(error, Damaged):
+                    self.damaged.add(tier)
                 problems.append(error)
                 continue
             self.healed += map(str, problems)

@@ -43,13 +43,15 @@ class Restorer:
         self, world: World, subjects: Mapping[str, Subject], holders: Holders, say: Callable[[str], None]
     ) -> None:
         self._world, self._subjects, self._holders, self._say = world, subjects, holders, say
+        self._ours = True
 
-    def restore(self, tiers: Sequence[Tier], *, without: Collection[str] = ()) -> Restored | None:
+    def restore(self, tiers: Sequence[Tier], *, without: Collection[str] = (), ours: bool = True) -> Restored | None:
         """From the newest checkpoint that all ranks can read whole; None where there is none at all.
 
-        `without`: names of subjects that stay as they are. Raises CheckpointError, on all ranks, where there are some
-        and none can be used, or where it is one of something else.
+        `without`: names of subjects that stay as they are. `ours`: whether what is damaged may be marked there. Raises
+        CheckpointError, on all ranks, where there are some and none can be used, or where it is one of something else.
         """
+        self._ours = ours
         passed: list[str] = []
         tried: set[str] = set()
         while True:
@@ -121,7 +123,7 @@ class Restorer:
             ]
             reader.read(wanted)
         except Damaged as error:
-            return _Try(unreadable=str(error), damaged=tuple(range(len(reader.tiers)))), {}
+            return _Try(unreadable=str(error), damaged=tuple(sorted(reader.damaged))), {}
         except StorageError as error:
             return _Try(unreadable=str(error)), {}
         except CheckpointError as error:
@@ -155,9 +157,10 @@ class Restorer:
         return trees
 
     def _set_aside(self, tier: Tier, directory: str, why: str) -> None:
-        with suppress(StorageError):  # a place that can only be read
-            tier.set_aside(directory, why + "\n")
-        self._say(f"checkpoint: {tier.name}/{directory} is damaged, and set aside: {why}")
+        if self._ours:
+            with suppress(StorageError):  # a place that can only be read
+                tier.set_aside(directory, why + "\n")
+        self._say(f"checkpoint: {tier.name}/{directory} is damaged{', and set aside' if self._ours else ''}: {why}")
 
 
 def _present(tier: Tier, whole: Manifest) -> frozenset[str]:

@@ -18,7 +18,9 @@ class Retirement:
         """Raises StorageError."""
         self._tier = tier
         self._retention = retention
-        found = [one for one in tier.list() if not one.aside]
+        listed = tier.list()
+        found = [one for one in listed if not one.aside]
+        self._aside = [one.directory for one in listed if one.aside]
         self._whole = [
             Committed(one.directory, one.step, self._metrics(one.directory)) for one in found if one.committed
         ]
@@ -50,7 +52,7 @@ class Retirement:
                 with suppress(StorageError):
                     self._tier.abandon(torso.directory)
                 self._torsos.remove(torso)
-        return sorted(one.directory for one in self._whole), newest
+        return sorted([*(one.directory for one in self._whole), *self._aside]), newest
 
     def _metrics(self, directory: str) -> Mapping[str, float]:
         if self._retention.best:  # nobody else asks

@@ -38,10 +38,6 @@ class Staging:
         self._copies: list[_Copy] = []
         self._tensors_end = 0
 
-    @property
-    def laid_out(self) -> bool:
-        return self._held is not None
-
     def fits(self, collected: Collected) -> bool:
         """Whether the arena is laid out for these tensors."""
         return self._held == collected.held

@@ -25,7 +25,7 @@ class Checkpoints:
 
     def __init__(self, facts: Facts, *, say: Callable[[str], None]) -> None:
         self._facts, self._say = facts, say
-        self._made: list[Checkpointer] = []
+        self._made: Checkpointer | None = None
 
     def make(self, objects: Mapping[str, Any], *, schedule: Schedule, retention: Retention) -> Checkpointer:
         """Collective. Raises CheckpointError."""
@@ -45,36 +45,46 @@ class Checkpoints:
         )  # fmt: skip
         world = facts.world
         ranks = World.meet(rank=world.rank, ranks=world.world_size, hosts=world.hosts, host_rank=world.host_rank)
-        made = Checkpointer(objects, setup, ranks, say=self._say)
-        self._made.append(made)
-        return made
+        self._made = Checkpointer(objects, setup, ranks, say=self._say)
+        return self._made
 
-    def within_step(self, done: int, *, age: float) -> bool:
-        """Whether, after `done` items of a loop, a checkpointer's step is not over: gradients are still added up.
+    @property
+    def calls(self) -> int:
+        """How often the checkpointer was told of a step so far."""
+        return self._made.calls if self._made else 0
 
-        It was called a few items ago, and will be called in a few: until then there is nothing to save.
+    def within_step(self, done: int, *, since: int, age: float) -> bool:
+        """Whether, after `done` items of a loop that began at so many `calls`, a step of the optimizer is not over.
+
+        The checkpointer was called in this loop a few items ago, and will be in a few: until then gradients add up, and
+        there is nothing to save.
         """
         if age > self._facts.settings.stop_grace / 2:
             return False
-        return any(one.done is not None and 0 < done - one.done < _ACCUMULATED for one in self._made)
+        behind = self._behind(done, since=since)
+        return 0 < behind < _ACCUMULATED
 
-    def stop(self, done: int, *, age: float) -> None:
+    def stop(self, done: int, *, since: int, age: float) -> None:
         """All ranks have stopped after `done` items, `age` seconds after they were asked to: save what is there."""
-        for one in self._made:
-            if one.done is not None and done > one.done:
-                if self._facts.world.rank == 0:
-                    self._say(
-                        f"checkpoint: none is made at this stop: step {done - 1} was not the checkpointer's; "
-                        "call its step after each step of the optimizer"
-                    )
-            else:
-                one.stop(left=max(0.0, self._facts.settings.stop_grace - age - MARGIN))
+        if self._made is None:
+            return
+        if self._behind(done, since=since) <= 0:
+            self._made.stop(left=max(0.0, self._facts.settings.stop_grace - age - MARGIN))
+        elif self._facts.world.rank == 0:
+            self._say(
+                f"checkpoint: none is made at this stop: step {done - 1} was not the checkpointer's; "
+                "call its step after each step of the optimizer"
+            )
 
     def close(self, *, failed: bool) -> None:
         """The script is over. What it saved is waited for, unless it `failed`: its error is not to be held up."""
-        for one in self._made:
-            if not failed:
-                one.close()
+        if self._made and not failed:
+            self._made.close()
+
+    def _behind(self, done: int, *, since: int) -> int:
+        """Items since the checkpointer's last step; none in a loop that does not call it, as one that evaluates."""
+        made = self._made
+        return done - made.done if made and made.done is not None and made.calls > since else 0
 
 
 def prefix(url: str, *, job: str) -> str:

@@ -368,12 +368,12 @@ class Context:
         if self.is_first and not nested:
             progress = Progress(done, total=total, terminal=_on_terminal(), clock=time.monotonic, say=mention)
         items: Iterator[T] | None = None
-        waited, complete, stopped = 0.0, False, False
+        waited, complete, stopped, since = 0.0, False, False, self._checkpoints.calls
         self._in_steps = True
         try:
             while True:
                 stopped = self._boundary(done, waited=waited)
-                if stopped and not self._checkpoints.within_step(done, age=self._stop.age):
+                if stopped and not self._checkpoints.within_step(done, since=since, age=self._stop.age):
                     break
                 began = time.perf_counter()
                 items = iter(iterable) if items is None else items  # a DataLoader starts its workers here
@@ -388,7 +388,7 @@ class Context:
                 if progress:
                     progress.after(done, self._logged, waited=waited)
             if stopped and not nested:
-                self._checkpoints.stop(done, age=self._stop.age)
+                self._checkpoints.stop(done, since=since, age=self._stop.age)
             complete = True
         finally:  # also where the script leaves its loop
             self._in_steps = nested

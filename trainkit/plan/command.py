@@ -23,7 +23,6 @@ from trainkit.errors import ScriptMissing
 from trainkit.plan import spark
 from trainkit.plan.launch import BOOTSTRAP, Process
 
-OURS = ("train", "process", "smspark-submit")
 _DEFAULTS = ("process.py", "features.py")
 _PYTHON = re.compile(r"python(3(\.\d+)?)?")
 _PLAIN_FLAGS = frozenset({"-u", "-B", "-O", "-OO", "-q", "-s"})
