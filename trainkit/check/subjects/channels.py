@@ -79,8 +79,8 @@ def siblings(facts: Facts) -> Iterator[Finding]:
         for key, uri in uris.items():
             if uri.endswith("/"):
                 continue
-            caught = [other for other in {*uris.values()} if other.startswith(uri) and other[len(uri)] != "/"
-                      ] if any(other != uri and other.startswith(uri) for other in uris.values()) else []  # fmt: skip
+            longer = {other for other in uris.values() if other.startswith(uri)} - {uri}
+            caught = [other for other in longer if other[len(uri)] != "/"]
             name = next((str(c.get("ChannelName")) for k, c in job.channels if k == key), "")
             place = facts.places.get(name)
             caught += [f"{uri.rpartition('/')[0]}/{sibling}" for sibling in place.siblings] if place else []
@@ -163,9 +163,9 @@ def asked_for(facts: Facts) -> Iterator[Finding]:
 
 
 def _piped(facts: Facts, job: Job) -> Iterator[Finding]:
-    pipes = {channel.get("ChannelName") for _, channel in job.channels if channel.get("InputMode") == "Pipe"}
+    pipes = {str(channel.get("ChannelName")) for _, channel in job.channels if channel.get("InputMode") == "Pipe"}
     for call in facts.uses.called("channel"):
-        if call.values and call.values[0] in pipes:
+        if call.values and str(call.values[0]) in pipes:
             yield Finding(
                 "channel-is-pipe",
                 "error",

@@ -57,10 +57,10 @@ def _groups(job: Job) -> Iterator[Finding]:
             "no-instances", "error", f"{key}.InstanceCount", "is missing, and there are no InstanceGroups", REFUSED,
             "Say how many instances of which type",
         )  # fmt: skip
-    known = {group.get("InstanceGroupName") for _, group in named}
+    known = {str(group.get("InstanceGroupName")) for _, group in named}
     for where, channel in job.channels:
         for name in at(channel, "DataSource", "S3DataSource", "InstanceGroupNames", kind=list) or []:
-            if name not in known:
+            if str(name) not in known:
                 yield Finding(
                     "group-unknown", "error", f"{where}.DataSource.S3DataSource.InstanceGroupNames",
                     f"{name!r} is no instance group of this job", REFUSED,

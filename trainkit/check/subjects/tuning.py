@@ -36,7 +36,7 @@ def _ranges(config: Mapping[str, Any], request: Mapping[str, Any], key: str) -> 
         for index, one in objects(config, "ParameterRanges", kind)
     ]
     for where, kind, one in listed:
-        if one.get("Name") in static:
+        if str(one.get("Name")) in static:
             yield Finding(
                 "tuning-also-static",
                 "error",
