@@ -9,8 +9,8 @@ from typing import Any
 WORDS = (
     'Adam it\'s say"hi" $(id) `id` ;rm a;b *.py ~ -- --flag -x a=b,c=d 007 +1 .5 1_000 0x10 é 日本 🚂 True None nan '
     "s3://b/k?x=1&y=2 %s {x} [1 {1:2} \\n \\ ' \" #c |& <x >y !h"
-).split()
-TEXTS = [*WORDS, "", " ", "two words", "line\nline", "tab\there", " padded ", "x" * 300]
+)
+TEXTS = [*WORDS.split(), "", " ", "two words", "line\nline", "tab\there", " padded ", "x" * 300]
 GROUP = {"instance_group_name": "homogeneousCluster", "instance_type": "ml.p4d.24xlarge"}
 
 

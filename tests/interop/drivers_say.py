@@ -1,7 +1,7 @@
-"""Run by the Python of an environment that has sagemaker-train: what its container drivers hand to a script, for each job.
+"""Run by the Python of an environment that has sagemaker-train: what its drivers hand to a script, for each job on stdin.
 
-Their own set_env and hyperparameters_to_cli_args are called. Its values are caught before it writes them into a file for
-a shell to source: an apostrophe in one of them is the end of that file.
+Their own set_env and hyperparameters_to_cli_args are called. The values are caught before they go into a file for a
+shell to source: an apostrophe in one of them is the end of that file.
 """
 
 import json
@@ -33,6 +33,6 @@ for case in json.load(sys.stdin):
         variables = {name: utils.safe_serialize(value) for name, value in caught.items()}
         argv = utils.hyperparameters_to_cli_args(json.loads(variables["SM_HPS"]))
         answers.append({"argv": argv, "variables": variables})
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (whatever it is, it is the peer's answer)
         answers.append({"error": f"{type(error).__name__}: {error}"[:200]})
 json.dump(answers, real)

@@ -49,7 +49,7 @@ def _ask(
     mine = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "TMPDIR")}
     ran = subprocess.run(
         [python, script, *arguments], input=json.dumps(cases), env=mine | {"PYTHONUTF8": "1"} | environ,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=300,
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-2000:]
     answers: list[dict[str, Any]] = json.loads(ran.stdout)

@@ -1,6 +1,6 @@
-"""Run by the Python of an environment that has sagemaker-training: what it would hand to a script, for each job on stdin.
+"""Run by the Python of an environment that has sagemaker-training: what it hands to a script, for each job on stdin.
 
-Its own Environment class reads the files; what it asks the machine and AWS is answered here, since both sides are told the same.
+Its own Environment class reads the files. What it asks the machine and AWS is answered here: both sides hear the same.
 """
 
 import json
@@ -30,6 +30,6 @@ for case in json.load(sys.stdin):
         argv = mapping.to_cmd_args(env.hyperparameters)
         written = {name: os.environ[name] for name in ("SAGEMAKER_JOB_NAME", "CURRENT_HOST", "SAGEMAKER_REGION")}
         answers.append({"argv": argv, "variables": {**env.to_env_vars(), **written}})
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (whatever it is, it is the peer's answer)
         answers.append({"error": f"{type(error).__name__}: {error}"[:200]})
 json.dump(answers, sys.stdout)

@@ -69,10 +69,12 @@ def _source_code(raw: document.Document, file: Path, *, code: Path | None, done:
     given = {key: value for key, value in raw.items() if isinstance(value, str) and value}
     if "entry_script" in given:
         say("script", "entry_script", given["entry_script"])
-    if (
-        "command" in given
-    ):  # before entry_script, as in the SDK, and without hyperparameters, which it does not get there
-        parts = [*given["command"].split(), *(shlex.quote(str(plain(arg))) for arg in raw.get("args") or [])]
+    if "command" in given:  # in the SDK it comes before entry_script, and gets no hyperparameters
+        args = raw.get("args")
+        parts = [
+            *given["command"].split(),
+            *(shlex.quote(_text(arg)) for arg in (args if isinstance(args, list) else ())),
+        ]
         say("command", "command", " ".join(parts))
     if done:
         return
@@ -97,11 +99,12 @@ def _distributed(
             if key != VERSION_KEY and value is not None:
                 into[key] = Said(str(file), key, _text(value))
         return ()
-    if not raw:
-        if "command" not in into and "script" in into:
-            into["procs"] = Said(str(file), "", "1")
-            return ("sm_drivers asks for no distribution, so each host runs one process: say procs, or Torchrun()",)
+    if "command" in into:  # the SDK runs it once per host, whatever the distribution
+        into["procs"] = into["command"]._replace(text="1")
         return ()
+    if not raw:
+        into["procs"] = Said(str(file), "", "1")
+        return ("sm_drivers asks for no distribution, so each host runs one process: set procs, or use Torchrun()",)
     if "smp" not in raw and "mpi_additional_options" not in raw:
         keys = ", ".join(raw)
         wrong("", None, f"is of a driver that trainkit does not know (it has {keys})",
