@@ -1,4 +1,4 @@
-"""Run by the Python of an environment that has sagemaker-train: what its drivers hand to a script, for each job on stdin.
+"""Run by the Python of an environment that has sagemaker-train: what its drivers hand to a script, job by job.
 
 Their own set_env and hyperparameters_to_cli_args are called. The values are caught before they go into a file for a
 shell to source: an apostrophe in one of them is the end of that file.

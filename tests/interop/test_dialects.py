@@ -1,4 +1,4 @@
-"""The two dialects, byte for byte: beside the peers where they are installed, beside their answers of record everywhere.
+"""The two dialects, byte for byte: beside the peers where they are installed, beside their answers of record always.
 
 TRAINKIT_RECORD_PEERS=1 python -m pytest tests/interop/test_dialects.py     # writes the record anew
 """

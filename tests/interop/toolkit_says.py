@@ -1,4 +1,4 @@
-"""Run by the Python of an environment that has sagemaker-training: what it hands to a script, for each job on stdin.
+"""Run by the Python of an environment that has sagemaker-training: what it hands to a script, job by job.
 
 Its own Environment class reads the files. What it asks the machine and AWS is answered here: both sides hear the same.
 """

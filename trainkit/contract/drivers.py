@@ -73,7 +73,7 @@ def _source_code(raw: document.Document, file: Path, *, code: Path | None, done:
         args = raw.get("args")
         parts = [
             *given["command"].split(),
-            *(shlex.quote(_text(arg)) for arg in (args if isinstance(args, list) else ())),
+            *(shlex.quote(spelled(arg)) for arg in (args if isinstance(args, list) else ())),
         ]
         say("command", "command", " ".join(parts))
     if done:
@@ -97,7 +97,7 @@ def _distributed(
     if VERSION_KEY in raw:
         for key, value in raw.items():
             if key != VERSION_KEY and value is not None:
-                into[key] = Said(str(file), key, _text(value))
+                into[key] = Said(str(file), key, spelled(value))
         return ()
     if "command" in into:  # the SDK runs it once per host, whatever the distribution
         into["procs"] = into["command"]._replace(text="1")
@@ -115,7 +115,7 @@ def _distributed(
               "Use an image of AWS's that has it, or shard with torch's own FSDP and leave smp out")  # fmt: skip
     count = raw.get("process_count_per_node")
     if count is not None:
-        into["procs"] = Said(str(file), "process_count_per_node", _text(count))
+        into["procs"] = Said(str(file), "process_count_per_node", spelled(count))
     if "mpi_additional_options" not in raw:
         return ()
     note = "sm_drivers asks for mpirun: trainkit starts the same ranks itself, with torchrun's environment"
@@ -123,8 +123,8 @@ def _distributed(
     return (f"{note}; {' '.join(map(str, options))} is left out" if isinstance(options, list) and options else note,)
 
 
-def _text(value: Any) -> str:
+def spelled(value: Any) -> str:
     """As a setting is written: `a,b` for a list, a number as it stands."""
     if isinstance(value, list):
-        return ",".join(map(_text, value))
+        return ",".join(map(spelled, value))
     return value.text if isinstance(value, Number) else value if isinstance(value, str) else document.spell(value)
