@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 from urllib.parse import unquote, urlsplit
 
 from trainkit.contract.board import Board
-from trainkit.contract.environ import CHANNEL_URL, RUN_DIR, alias
+from trainkit.contract.environ import CHANNEL_URL, RUN_DIR
 from trainkit.contract.hyperparameters import Hyperparameters
+from trainkit.contract.names import alias
 from trainkit.data import MEMORY
 from trainkit.errors import ConfigError, Mistake
 from trainkit.job import facts, metrics, streams
