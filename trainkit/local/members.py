@@ -151,11 +151,9 @@ def judge(request: Mapping[str, Any], table: Mapping[str, Fate]) -> list[Told]:
 
 def fate(path: str, table: Mapping[str, Fate]) -> Fate | None:
     """What happens with the member `path` (lists as `Name[]`), by its own line or that of one above it."""
-    while path not in table:
-        path, dot, _ = path.rpartition(".")
-        if not dot:
-            return None
-    return table[path]
+    while path and path not in table:
+        path = path.removesuffix("[]") if path.endswith("[]") else path.rpartition(".")[0]
+    return table.get(path)
 
 
 def _judge(value: Any, table: Mapping[str, Fate], *, key: str, shape: str) -> Iterator[Told]:

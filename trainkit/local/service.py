@@ -2,7 +2,7 @@
 
 request ─▶ channels found, linked or fetched ─▶ a root per host with its config ─▶ its command on each ─▶ wait
                                           ▲          checkpoints ◀─▶ hosts, all the while             │
-                                          └── a host was lost: RetryStrategy, spot ◀──────────────────┤ stop, MaxRuntime:
+                                          └── a host was lost: RetryStrategy, spot ◀──────────────────┤ stop, limits:
                                                                                                       │ SIGTERM, SIGKILL
                         describe.json ◀─ failure reason ◀─ model.tar.gz, output.tar.gz (see results) ◀┘
 """

@@ -48,7 +48,10 @@ def notes(request: Request, table: Mapping[str, Fate] = members.TRAINING) -> lis
 
 def rules(request: Request) -> Found:
     """Of a request whose shape is right."""
-    algorithm = request["AlgorithmSpecification"]
+    algorithm = request.get("AlgorithmSpecification")
+    if not algorithm:
+        yield "AlgorithmSpecification", None, "is missing", "Write TrainingImage and TrainingInputMode"
+        return
     if not algorithm.get("TrainingImage"):
         yield "AlgorithmSpecification.TrainingImage", None, "is missing", "Name the image; this Python stands for it"
     for index, one in enumerate(algorithm.get("MetricDefinitions") or []):
