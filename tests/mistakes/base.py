@@ -1,4 +1,4 @@
-"""The job that every planted mistake begins as: a request, a script in its folder, an image, a model; all of them fine."""
+"""What every planted mistake begins as: a request, a script in its folder, an image, a model; all of them fine."""
 
 from __future__ import annotations
 

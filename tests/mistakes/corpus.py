@@ -52,7 +52,9 @@ def write(case: Case, root: Path) -> list[str]:
         if case.packed_below is None:
             return [str(folder)]
         return [str(base.archive(folder, root / "model.tar.gz", below=case.packed_below))]
-    image = ["--image-root", str(base.folder(root / "image", {**IMAGE, **case.image}))] if case.image is not None else []
+    image = (
+        ["--image-root", str(base.folder(root / "image", {**IMAGE, **case.image}))] if case.image is not None else []
+    )
     code = base.folder(root / "code", {**FILES, **case.files})
     request = root / "job.json"
     request.write_text(json.dumps(base.request(case.kind, dict(case.changes))))
@@ -100,7 +102,8 @@ CASES = (
         "OutputDataConfig.KmsKeyId": "arn:aws:kms:eu-west-1:123456789012:key/1a2b"}),
     Case("a bucket of another region", "region-differs", changes={
         f"{_S3}.S3Uri": "s3://sagemaker-eu-central-1-123456789012/line/train/"}),
-    Case("two channels of one name", "channel-twice", changes={"InputDataConfig[1]": base.REQUEST["InputDataConfig"][0]}),
+    Case("two channels of one name", "channel-twice",
+         changes={"InputDataConfig[1]": base.REQUEST["InputDataConfig"][0]}),
     Case("a prefix that catches its sibling", "prefix-siblings", changes={
         f"{_S3}.S3Uri": "s3://my-data/line/train",
         "InputDataConfig[1]": {"ChannelName": "more", "DataSource": {"S3DataSource": {
@@ -117,7 +120,8 @@ CASES = (
     Case("isolation, and requirements to install", "isolated-requirements", changes={"EnableNetworkIsolation": True},
          files={"requirements.txt": "einops==0.8\n"}),
     Case("isolation, and code on S3", "isolated-url", changes={
-        "EnableNetworkIsolation": True, "HyperParameters.sagemaker_submit_directory": '"s3://my-code/sourcedir.tar.gz"'}),
+        "EnableNetworkIsolation": True,
+             "HyperParameters.sagemaker_submit_directory": '"s3://my-code/sourcedir.tar.gz"'}),
     Case("isolation, and a model from the hub", "isolated-download", changes={"EnableNetworkIsolation": True},
          files=script("data = torch", 'm = AutoModel.from_pretrained("bert-base-uncased")\n    data = torch')),
     # metrics and tuning
@@ -139,11 +143,13 @@ CASES = (
     Case("a script that is not there", "script-missing", changes={"HyperParameters.sagemaker_program": "main.py"}),
     Case("a syntax error", "syntax", files=script("model = Dist", "model = = Dist")),
     Case("a syntax error in a module", "syntax", files={"layers.py": "def line(:\n"}),
-    Case("a package that nobody installs", "import-missing", files=script("import torch\n", "import torch\nimport einops_x\n")),
+    Case("a package that nobody installs", "import-missing",
+         files=script("import torch\n", "import torch\nimport einops_x\n")),
     Case("a module that stayed at home", "import-missing", files={"layers.py": None}, image={}),
     Case("a relative import in the script", "import-relative", files=script("from layers", "from .layers")),
     Case("a file called like a library", "module-shadows", files={"random.py": ""}),
-    Case("a hyperparameter that the script does not know", "argument-unknown", changes={"HyperParameters.learning_rte": "1"}),
+    Case("a hyperparameter that the script does not know", "argument-unknown",
+         changes={"HyperParameters.learning_rte": "1"}),
     Case("a required argument that nobody gives", "argument-missing", changes={"HyperParameters.epochs": GONE}),
     Case("text where a number is wanted", "argument-type", changes={"HyperParameters.epochs": "3.0"}),
     Case("a choice that there is not", "argument-choice", changes={"HyperParameters.optimizer": "lion"}),
@@ -155,7 +161,8 @@ CASES = (
          files={"train.py": "import trainkit\n\njob = trainkit.job()\nlr = job.hp('lr', 0.1)\njob.save_model(None)\n"}),
     Case("a name that no job.hp asks for", "hyperparameter-unread", changes={"HyperParameters": {"learning_rate": "1"}},
          files={"train.py": "import trainkit\n\njob = trainkit.job()\nlr = job.hp('lr', 0.1)\njob.save_model(None)\n"}),
-    Case("a channel that the job does not have", "channel-unasked", files=script("SM_CHANNEL_TRAIN", "SM_CHANNEL_TRAINING")),
+    Case("a channel that the job does not have", "channel-unasked",
+         files=script("SM_CHANNEL_TRAIN", "SM_CHANNEL_TRAINING")),
     Case("a folder for a pipe", "channel-is-pipe", changes={f"{_CHANNEL}.InputMode": "Pipe"},
          files=script('os.environ["SM_CHANNEL_TRAIN"] + "/data.pt"', 'job.channel("train") / "data.pt"')),
     Case("hosts that do not talk", "hosts-train-apart", files={
@@ -165,9 +172,11 @@ CASES = (
          files=script("line().to(job.device)", "line().cuda()")),
     Case("a GPU that nobody uses", "gpu-unused", files=script("line().to(job.device)", "line()")),
     Case("more workers than CPUs", "workers-without-cpus",
-         files=script("data = torch.load", "loader = torch.utils.data.DataLoader([], num_workers=32)\n    data = torch.load")),
+         files=script("data = torch.load",
+             "loader = torch.utils.data.DataLoader([], num_workers=32)\n    data = torch.load")),
     Case("a debugger left in", "waits-for-a-person", files=script("loss.backward()", "breakpoint()")),
-    Case("a model that vanishes", "file-vanishes", files=script("job.save_model(model)", 'torch.save(model, "model.pt")')),
+    Case("a model that vanishes", "file-vanishes",
+         files=script("job.save_model(model)", 'torch.save(model, "model.pt")')),
     Case("no model at all", "no-model", files=script("job.save_model(model)", "pass")),
     Case("a path of the author's laptop", "path-of-another-machine",
          files=script('os.environ["SM_CHANNEL_TRAIN"] + "/data.pt"', '"/home/somebody/data.pt"')),
@@ -199,9 +208,11 @@ CASES = (
         "model.safetensors": base.tensors(claimed=8, actual=4), "trainkit.json": None}),
     Case("weights that were changed", "artifact-manifest", model={"model.safetensors": base.tensors()[:-1] + b"\1"}),
     Case("a model one folder too deep", "artifact-nested", model={}, packed_below="model/"),
-    Case("checkpoints in the model", "artifact-checkpoints", model={"checkpoint-500/model.safetensors": base.tensors()}),
+    Case("checkpoints in the model", "artifact-checkpoints",
+         model={"checkpoint-500/model.safetensors": base.tensors()}),
     Case("no weights", "artifact-no-weights", model={"model.safetensors": None, "trainkit.json": None}),
-    Case("inference code that does not compile", "artifact-inference-syntax", model={"code/inference.py": "def model_fn(:"}),
+    Case("inference code that does not compile", "artifact-inference-syntax",
+         model={"code/inference.py": "def model_fn(:"}),
     Case("inference code in the wrong place", "artifact-inference-misplaced", model={
         "code/inference.py": None, "inference.py": "def model_fn(model_dir): ..."}),
     # what no file tells
@@ -209,7 +220,8 @@ CASES = (
     Case("a file name that the channel does not have", "", data={"data-v2.pt": "x"}),
     Case("an import behind a function's door, by name", "",
          files=script("import torch\n", 'import importlib\n\nimport torch\n\nimportlib.import_module("einops_x")\n')),
-    Case("hyperparameters that swap their meaning", "", changes={"HyperParameters.lr": "3", "HyperParameters.epochs": "1"}),
+    Case("hyperparameters that swap their meaning", "",
+         changes={"HyperParameters.lr": "3", "HyperParameters.epochs": "1"}),
     Case("a bucket that does not exist", "", changes={f"{_S3}.S3Uri": "s3://no-such-bucket/line/train/"}),
     Case("versions that do not fit each other", "", files={"requirements.txt": "torch==1.0\nnumpy==2.3\n"}),
 )  # fmt: skip

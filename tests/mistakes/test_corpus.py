@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+
 from mistakes import base, corpus
 from mistakes.corpus import Case
-
 from trainkit.cli import check
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -42,7 +42,9 @@ def test_a_planted_mistake_is_found(case: Case, tmp_path, capsys):
     if case.finds:
         assert found.get(case.finds) in ("error", "warning"), found
     else:
-        assert not {code for code, severity in found.items() if severity != "note"}, "the corpus says that it is not found"
+        assert not {code for code, severity in found.items() if severity != "note"}, (
+            "the corpus says that it is not found"
+        )
 
 
 def test_nine_mistakes_in_ten_are_found():

@@ -45,7 +45,12 @@ def test_a_file_that_holds_no_request_is_refused(tmp_path):
 
 def test_a_target_of_no_kind_is_refused(tmp_path):
     (tmp_path / "notes.txt").touch()
-    for argv in ([], [str(tmp_path / "notes.txt")], [str(tmp_path / "gone.py")], ["--image-root", str(tmp_path / "no")]):
+    for argv in (
+        [],
+        [str(tmp_path / "notes.txt")],
+        [str(tmp_path / "gone.py")],
+        ["--image-root", str(tmp_path / "no")],
+    ):
         with pytest.raises(UsageError):
             check.main(argv)
 
@@ -66,7 +71,9 @@ def test_a_pipelines_steps_are_checked_and_what_it_fills_in_later_is_let_be(tmp_
     step["InputDataConfig"][0]["DataSource"]["S3DataSource"]["S3Uri"] = {"Get": "Parameters.Data"}
     step["InputDataConfig"][0]["InputMode"] = "Fast"
     file = tmp_path / "pipeline.json"
-    file.write_text(json.dumps({"Version": "2020-12-01", "Steps": [{"Name": "A", "Type": "Training", "Arguments": step}]}))
+    file.write_text(
+        json.dumps({"Version": "2020-12-01", "Steps": [{"Name": "A", "Type": "Training", "Arguments": step}]})
+    )
 
     assert check.main([str(file)]) == 1
     told = capsys.readouterr().out

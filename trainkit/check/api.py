@@ -13,6 +13,7 @@ from typing import Any
 
 from trainkit.check.finding import REFUSED, Finding
 from trainkit.check.request import Call, is_placeholder
+from trainkit.local.model import shapes
 
 _INSTANCE_TYPES = frozenset({"TrainingInstanceType", "ProcessingInstanceType"})
 """Lists that grow faster than botocore is updated."""
@@ -26,14 +27,7 @@ _FILLED_IN = frozenset({"TrainingJobName", "ProcessingJobName", "HyperParameterT
 
 def against_the_api(call: Call) -> Iterator[Finding]:
     """Each way in which the request is not what the API takes."""
-    return _Look(_shapes(), partial=call.partial).at(call.request, f"{call.operation}Request", call.key.rstrip("."))
-
-
-@cache
-def _shapes() -> Mapping[str, Any]:
-    from botocore.loaders import Loader  # reads one large JSON file: a quarter of a second
-
-    return dict(Loader().load_service_model("sagemaker", "service-2")["shapes"])
+    return _Look(shapes(), partial=call.partial).at(call.request, f"{call.operation}Request", call.key.rstrip("."))
 
 
 class _Look:

@@ -1,18 +1,17 @@
-"""The argv that a job's hyperparameters become: as AWS's own toolkit spells it, or as they were written."""
+"""The argv that a job's hyperparameters become, in the dialect that `train` will choose."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from trainkit.check.request import Job
+from trainkit.contract import dialect, dialect_json, dialect_toolkit
+from trainkit.contract.hyperparameters import Hyperparameters
 
-from trainkit.contract.hyperparameters import decode
 
-
-def argv(job_texts: Mapping[str, str], texts: Mapping[str, str]) -> dict[str, str]:
-    """Name → the text that the script's parser gets. `job_texts` are all of the job's, `texts` those for the script.
-
-    SDK v2 quotes texts as JSON, and says that it was there by `sagemaker_program`.
-    """
-    if "sagemaker_program" not in job_texts:
-        return dict(texts)
-    return {name: decode(text) if text.startswith('"') and isinstance(decode(text), str) else text
-            for name, text in texts.items()}  # fmt: skip
+def spoken(job: Job) -> dict[str, str]:
+    """Flag → text for each hyperparameter that reaches the script, in its order."""
+    texts = Hyperparameters(job.hyperparameters).of_script.texts
+    chosen = job.environment.get("TRAINKIT_DIALECT") or job.hyperparameters.get("trainkit_dialect")
+    channels = [str(channel.get("ChannelName")) for _, channel in job.channels]
+    is_toolkit = (chosen or dialect.choose(job.hyperparameters, channels)) == dialect.TOOLKIT
+    argv = (dialect_toolkit if is_toolkit else dialect_json).arguments(texts)
+    return dict(zip(argv[::2], argv[1::2], strict=True))

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from trainkit.contract.document import DEPTH, too_deep
-from trainkit.contract.hyperparameters import OWN_PREFIX
 from trainkit.errors import UsageError
 
 TRAINING, PROCESSING, TUNING = "CreateTrainingJob", "CreateProcessingJob", "CreateHyperParameterTuningJob"
@@ -62,12 +61,6 @@ class Job:
         return {name: value for name, value in found.items() if isinstance(value, str)}
 
     @property
-    def script_hyperparameters(self) -> dict[str, str]:
-        """What reaches the script's own parser; the platform's and ours do not count."""
-        own = (OWN_PREFIX, "sagemaker_", "_tuning_objective_metric")
-        return {name: text for name, text in self.hyperparameters.items() if not name.startswith(own)}
-
-    @property
     def hosts(self) -> int:
         groups = [group.get("InstanceCount") for _, group in objects(self.resources, "InstanceGroups")]
         count = self.resources.get("InstanceCount")
@@ -86,9 +79,11 @@ class Job:
 
     @property
     def image(self) -> str:
-        algorithm = "AppSpecification" if self.operation == PROCESSING else "AlgorithmSpecification"
-        name = "ImageUri" if self.operation == PROCESSING else "TrainingImage"
-        return at(self.definition, algorithm, name, kind=str) or ""
+        return at(self.definition, *self.image_key.removeprefix(self.key).split("."), kind=str) or ""
+
+    @property
+    def image_key(self) -> str:
+        return f"{self.key}{'AlgorithmSpecification.TrainingImage' if self.trains else 'AppSpecification.ImageUri'}"
 
 
 def at(value: Any, *path: str, kind: type[Any]) -> Any:

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainkit.check.dialect import argv
+from trainkit.check.dialect import spoken
 from trainkit.check.facts import Facts
 from trainkit.check.finding import IN_SCRIPT, Finding
 from trainkit.check.request import Job
@@ -35,11 +35,12 @@ def arguments(facts: Facts) -> Iterator[Finding]:
 
 def _against(uses: Uses, job: Job) -> Iterator[Finding]:
     options = [argument for argument in uses.arguments if argument.is_option]
-    given = argv(job.hyperparameters, job.script_hyperparameters)
+    given = spoken(job)
     used: set[int] = set()
-    for name, text in given.items():
+    for flag, text in given.items():
+        name = flag.lstrip("-")
         key = f"{job.key}{job.hyperparameters_key}.{name}"
-        argument = _matching(f"-{name}" if len(name) == 1 else f"--{name}", options) or _matching(f"--{name}", options)
+        argument = _matching(flag, options)
         if argument is None:
             if uses.knows_all and not uses.lenient and not uses.other_parser:
                 yield _unknown(name, key, options)
@@ -164,7 +165,7 @@ def asked(facts: Facts) -> Iterator[Finding]:
         and not uses.mentions("hyperparameters", "argv", "SM_HP", "SM_USER_ARGS")
     )
     for job in facts.trainings:
-        texts = argv(job.hyperparameters, job.script_hyperparameters)
+        texts = {flag.lstrip("-"): text for flag, text in spoken(job).items()}
         yield from _answers(uses, job, texts)
         for name in texts if alone else ():
             if name not in names and name != "seed":

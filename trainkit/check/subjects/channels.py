@@ -10,7 +10,8 @@ from typing import Any
 from trainkit.check.facts import Facts
 from trainkit.check.finding import AT_START, IN_SCRIPT, REFUSED, Finding
 from trainkit.check.request import Job, at
-from trainkit.contract.environ import CHANNEL_URL, alias
+from trainkit.contract.environ import CHANNEL_URL
+from trainkit.contract.names import alias
 
 NOT_DATA = ("code", "sm_drivers")
 """Channels that carry a job's code: SDKs name them so."""

@@ -9,7 +9,7 @@ from trainkit.check.facts import Facts
 from trainkit.check.finding import AT_START, IN_SCRIPT, REFUSED, Finding
 from trainkit.check.request import Job, at
 from trainkit.contract import settings
-from trainkit.contract.environ import named
+from trainkit.contract.names import named
 from trainkit.contract.secrets import scrub
 from trainkit.errors import Mistake
 
@@ -86,7 +86,7 @@ def algorithm(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "image-without-tag",
                 "note",
-                f"{job.key}{'AlgorithmSpecification.TrainingImage' if job.trains else 'AppSpecification.ImageUri'}",
+                job.image_key,
                 f"{job.image} has no tag: it is whatever `latest` is at that time",
                 "Two runs of one request may run different images",
                 "Name a tag or a digest",
@@ -99,7 +99,7 @@ def algorithm(facts: Facts) -> Iterator[Finding]:
             vpc = at(job.definition, "AlgorithmSpecification", "TrainingImageConfig", kind=dict)
             if not vpc and not job.image.startswith(("arn:", "local")):
                 yield Finding(
-                    "image-not-in-ecr", "error", f"{job.key}AlgorithmSpecification.TrainingImage",
+                    "image-not-in-ecr", "error", job.image_key,
                     f"{job.image} lies in no ECR registry", f"{REFUSED}, or: {AT_START}: the image cannot be pulled",
                     "Push it to ECR in the job's region, or give TrainingImageConfig for a private registry",
                 )  # fmt: skip
