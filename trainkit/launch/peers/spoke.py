@@ -206,7 +206,8 @@ class Spoke(Listening):
         if isinstance(theirs, str) and self._nonce:
             seal = Seal(self._key, *facts(self._plan, self._plan.host, self._nonce, theirs), first=False)
             self._nonce = ""
-            self._wire.seal_with(seal, {"procs": len(self._plan.ranks), "now": time.time()})
+            who = {"procs": len(self._plan.ranks), "now": time.time(), "traits": dict(self._ears.traits)}
+            self._wire.seal_with(seal, who)
 
     def _heard(self, message: dict[str, Any]) -> None:
         if not self.connected:
