@@ -151,6 +151,7 @@ def test_requirements_and_a_tarball_are_ours_to_see_to_unless_the_sdks_script_ha
     assert wishes(tmp_path, asked, channels=alone) == {**ours, "source": asked["source_dir"]}
     assert wishes(tmp_path, asked, channels=both, SM_DISTRIBUTED_DRIVER_DIR="/opt/ml/x") == {
         "script": "train.py",
+        "requirements": "",
         "procs": "4",
     }
 

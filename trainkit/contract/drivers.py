@@ -77,6 +77,7 @@ def _source_code(raw: document.Document, file: Path, *, code: Path | None, done:
         ]
         say("command", "command", " ".join(parts))
     if done:
+        say("requirements", "requirements", "")  # installed, and not to be looked for again
         return
     if "requirements" in given:
         automatic = given["requirements"] == "auto"
