@@ -36,6 +36,7 @@ print("sum", total.item(), "world", os.environ["WORLD_SIZE"], "argv", sys.argv[1
 dist.destroy_process_group()
 sys.exit(3 if os.environ["RANK"] == "3" and "fail" in sys.argv else 0)
 """
+BAKED = {"SAGEMAKER_PROGRAM": "of_the_image.py", "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/code"}
 WAITS = """
 import signal, sys, threading
 done = threading.Event()
@@ -153,10 +154,8 @@ def lay(root: Path, host: str, script: str, hyperparameters: Mapping[str, str]) 
 
 
 def test_under_the_sdks_own_start_script_two_hosts_train_together_and_a_failure_is_ours(tmp_path: Path) -> None:
-    with job(tmp_path, SUMS, fields={"procs": 2}, hyperparameters={"lr": "0.1", "mode": "fail"}, environ={}) as (
-        ran,
-        _,
-    ):
+    values = {"lr": "0.1", "mode": "fail"}
+    with job(tmp_path, SUMS, fields={"procs": 2}, hyperparameters=values, environ=BAKED) as (ran, _):
         assert ran.codes() == [3, 3], ran.lines
 
     said = [line for lines in ran.lines.values() for line in lines if "sum" in line and "world" in line]
