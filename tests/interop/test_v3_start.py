@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -211,3 +212,13 @@ def test_the_first_process_file_leaves_every_other_bash_alone(tmp_path: Path) ->
 
     assert (ran.stdout, ran.stderr, ran.returncode) == ("bash still here\n", "", 0)
     assert FIRST_PROCESS["BASH_ENV"].endswith("/sm_drivers/distributed_drivers/trainkit.bash")
+
+
+def test_without_the_sdk_it_says_what_to_install() -> None:
+    if importlib.util.find_spec("sagemaker"):
+        pytest.skip("the SDK is installed here")
+    ran = subprocess.run(
+        [sys.executable, "-c", "from trainkit.sagemaker import Trainkit"], capture_output=True, text=True, timeout=60
+    )
+
+    assert ran.stderr.splitlines()[-1].startswith("ImportError: Trainkit is for AWS's SDK: pip install 'sagemaker>=3'")
