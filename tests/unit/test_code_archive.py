@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from trainkit.code.archive import Limits, unpack
 from trainkit.errors import CodeError
 
@@ -39,7 +40,10 @@ HOSTILE = {
     "a name that goes up and down": ([member("a/../../evil.py")], "'a/../../evil.py' is refused"),
     "an absolute name": ([member("/etc/evil.py")], "'/etc/evil.py' is refused: its name is absolute"),
     "no name": ([member("")], "that is no name"),
-    "a link outside": ([member("out", LINK, linkname="../../etc")], "'out' is refused: it is a link that leads outside"),
+    "a link outside": (
+        [member("out", LINK, linkname="../../etc")],
+        "'out' is refused: it is a link that leads outside",
+    ),
     "an absolute link": ([member("out", LINK, linkname="/etc/passwd")], "leads outside: /etc/passwd"),
     "a link through a link": (
         [member("x/y", LINK, linkname=".."), member("z", LINK, linkname="x/y/../..")],

@@ -38,8 +38,8 @@ def main() -> None:
 def carry_out(order: Mapping[str, Any]) -> dict[str, Any]:
     """Where the code lies, and what to put on the ranks' paths. Raises TrainkitError."""
     folder = Path(order["folder"])
-    if order["region"]:
-        os.environ.setdefault("AWS_DEFAULT_REGION", order["region"])
+    if order["region"] and not (os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")):
+        os.environ["AWS_REGION"] = order["region"]
     if order["source"]:
         from trainkit.code.fetch import fetch
 

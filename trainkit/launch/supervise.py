@@ -265,7 +265,8 @@ class _Supervisor:
 
     def _meet(self) -> Meeting | None:
         """Where ranks meet, once every host is here. None if told to stop or end before."""
-        link, patient = self._link, self._errand is not None
+        link = self._link
+        patient = self._errand is not None or isinstance(link, Hub)  # the first host knows who is busy
         ready = wait(
             self._plan, loop=self._loop, link=link, ready=lambda: self._ready, called_off=self._called_off,
             patient=patient,

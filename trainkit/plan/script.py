@@ -104,6 +104,8 @@ def look(script: Script) -> Script:
                 f"there is no folder {folder} for {script.label} to run in. Name one with TRAINKIT_SOURCE, or put the "
                 f"code there."
             )
+        if script.module and not path.is_file() and (top := _top_package(script)):
+            raise ScriptMissing(f"there is no module {script.module}: {top} {_entries(top)}. Compare the name.")
         # A module that is installed from elsewhere is unread: it says itself if it cannot be found.
         imports, needs_dynamo = _scan(path, home=folder) if path.is_file() else (frozenset(), False)
         return replace(script, imports=imports, needs_dynamo=needs_dynamo)
@@ -115,6 +117,12 @@ def look(script: Script) -> Script:
         )
     imports, needs_dynamo = _scan(path, home=path.parent) if script.is_python else (frozenset(), False)
     return Script(path, folder, imports, needs_dynamo, executable=os.access(path, os.X_OK))
+
+
+def _top_package(script: Script) -> Path | None:
+    """The folder of the package that the module must be in, where the source has it."""
+    top = script.folder / (script.module or "").partition(".")[0]
+    return top if top.is_dir() and not is_package(script.folder) else None
 
 
 def _module_file(folder: Path, module: str) -> Path | None:
