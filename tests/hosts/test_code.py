@@ -196,16 +196,17 @@ def test_the_toolkits_module_form_runs_a_package_that_is_installed_for_the_job(t
 
 # --- what it requires
 
-USES = "import tiny, tinydep, numpy, sys; print('tiny', tiny.VERSION, 'numpy', numpy.__version__, sys.prefix)"
+USES = "import typing, tiny, tinydep, numpy, sys; print('tiny', tiny.VERSION, 'numpy', numpy.__version__, sys.prefix)"
 
 
 def test_requirements_are_installed_once_for_all_ranks_and_found_again(tmp_path: Path, links: Path) -> None:
     root = lay_tree(tmp_path / "ml", USES)
-    (root / "code/requirements.txt").write_text("tiny  # and what it needs\n")
+    wheel(links, "typing", "3.7", body="raise SystemExit('Python 2 is gone')")
+    (root / "code/requirements.txt").write_text("tiny  # and what it needs\ntyping  # as old lists have it\n")
     flags = ("--procs", "2", "--engine", "fork", "--preload", "tiny")
     first = train(root, *flags, **offline(links, tmp_path / "cache"))
     assert first.code == 0, first.out
-    assert "[algo-1] installed tiny 2.0, tinydep 1.0 in " in first.out
+    assert "[algo-1] installed tiny 2.0, tinydep 1.0, typing 3.7 in " in first.out
     import numpy
 
     for rank in (0, 1):

@@ -72,6 +72,7 @@ class Environment:
 
     def finish(self) -> dict[str, str]:
         """Installed: from now on it is found again. Returns what it has, name → version."""
+        self._leave_library_alone()
         self.programs.mkdir(exist_ok=True)
         for program in (self.folder / "bin").iterdir():
             if not program.name.startswith(_OURS):
@@ -79,6 +80,17 @@ class Environment:
         has = installed([str(self.site)])
         write_whole(self.folder / "whole.json", json.dumps(has, sort_keys=True))
         return has
+
+    def _leave_library_alone(self) -> None:
+        """Old lists name packages that are part of Python since: argparse, typing, dataclasses, uuid.
+
+        Among installed packages they do nothing, since the library comes first. On PYTHONPATH they would come before it.
+        """
+        aside = self.folder / "aside"
+        for entry in self.site.iterdir():
+            if entry.name.partition(".")[0] in sys.stdlib_module_names and entry.suffix in ("", ".py"):
+                aside.mkdir(exist_ok=True)
+                entry.rename(aside / entry.name)
 
     def paths(self) -> tuple[str, ...]:
         """For PYTHONPATH, which reads no .pth files: the site folder, and the folders that its .pth files name."""

@@ -79,7 +79,8 @@ def run(made: Environment, wanted: Wanted, *, there: Mapping[str, str], say: Cal
                 raise _explained(lines, wanted, there, unreached=unreached)
             for line in lines:
                 if " requires " in line and "but you have" in line:
-                    say(f"warning: {line}. What needs the other version may not work in this job")
+                    said = line.removesuffix("which is incompatible.").rstrip(" ,.")
+                    say(f"warning: {said}: what needs the other version may not work in this job")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -205,11 +206,11 @@ def _explained(
     name = wanted.file.name if wanted.file else f"the package in {wanted.folder}"
     evidence = "\n".join(line for line in lines if line.strip())[-1500:]
     if pins := _PINNED.findall(said):
-        asked = "; ".join(match[1] or match[0] for match in _ASKED.findall(said)) or "another version"
+        asked = "; ".join(f"it asks for {request}" if request else depends for depends, request in _ASKED.findall(said))
         names = list(dict.fromkeys(re.split("[=<>]", pin)[0] for pin in pins))
         has = ", ".join(f"{one} {there.get(required.normal(one), '')}".strip() for one in names)
         return CodeError(
-            f"{name} wants {asked}; this image has {has}, which requirements may not replace\n"
+            f"{name}: {asked or 'it asks for another'}; this image has {has}, which requirements may not replace\n"
             f"Take that line out, or widen it to what is there; TRAINKIT_ALLOW_REPLACE={','.join(names)} lets "
             f"them replace it\n\n{evidence}"
         )
