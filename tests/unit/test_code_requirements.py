@@ -173,7 +173,7 @@ def test_an_index_of_codeartifact_is_named_by_its_arn(monkeypatch: pytest.Monkey
         monkeypatch.setenv(name, value)
     with service("a/b+c=") as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL_CODEARTIFACT", url)
-        index = codeartifact.index_url("arn:aws:codeartifact:eu-west-1:123456789012:repository/our/r")
+        index = codeartifact.index_url("arn:aws:codeartifact:eu-west-1:123456789012:repository/our/own")
     assert index == url.replace("http://", "http://aws:a%2Fb%2Bc%3D@") + "/pypi/r/simple/"
     with pytest.raises(CodeError, match="CA_REPOSITORY_ARN is 'arn:aws:s3:::b'"):
         codeartifact.index_url("arn:aws:s3:::b")

@@ -84,7 +84,7 @@ class Environment:
     def _leave_library_alone(self) -> None:
         """Old lists name packages that are part of Python since: argparse, typing, dataclasses, uuid.
 
-        Among installed packages they do nothing, since the library comes first. On PYTHONPATH they would come before it.
+        Among installed packages they do nothing, since the library comes first. On PYTHONPATH it would come second.
         """
         aside = self.folder / "aside"
         for entry in self.site.iterdir():

@@ -239,10 +239,14 @@ class _Supervisor:
         if isinstance(link, Spoke):
             link.prepare()
         output = relay.pipe("") if relay else None
-        running = Running(errand.order, environ=self._environ, run_dir=self._run_dir, output=output)
+        try:
+            running = Running(errand.order, environ=self._environ, run_dir=self._run_dir, output=output)
+        except OSError as error:
+            raise limits.cannot_write(self._plan.host, self._run_dir, error) from None
+        finally:
+            if output is not None:
+                os.close(output)
         self._running_errand = running
-        if output is not None:
-            os.close(output)
         if not busy(loop=self._loop, link=link, done=lambda: running.done, called_off=self._called_off):
             running.cancel()
             deadline = time.monotonic() + SIBLING_GRACE
