@@ -226,6 +226,11 @@ def _explained(
     if hashes:
         why = hashes[0].removeprefix("ERROR: ")
         return CodeError(f"{name}: {why}\nPin each package with its hash, as pip-compile does\n\n{evidence}")
+    if missing and "install build dependencies" in said:
+        return CodeError(
+            f"{name}: its build needs {missing[1]}, which is neither in the image nor in the indexes that were asked\n"
+            f"Put it into the image, or list a wheel of what is to be built\n\n{evidence}"
+        )
     if missing:
         return CodeError(
             f"{name}: there is no {missing[1]} for this Python in the indexes that were asked\n"
