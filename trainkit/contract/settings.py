@@ -30,10 +30,10 @@ class Settings:
 
     script: str = "train.py"
     source: str | None = None
-    dialect: str | None = None
     command: str | None = None
     requirements: str | None = None
     allow_replace: tuple[str, ...] = ()
+    dialect: str | None = None
     procs: int | None = None
     engine: str = "fork" if sys.platform == "linux" else "spawn"
     preload: tuple[str, ...] = ()
@@ -144,13 +144,13 @@ TABLE = (
         "packages of the image that requirements may replace: torch and its family, numpy by another major version",
     ),
     Setting(
+        "dialect", _choice(*DIALECTS), f"one of {', '.join(DIALECTS)}",
+        "how argv and SM_* are spelled (docs/contract.md); by default as the client that sent the job would have it",
+    ),
+    Setting(
         "procs", _whole(1, 1024), "a number from 1 to 1024",
         "ranks on this host; by default its GPUs, else 1; 1 for a .sh or a command",
         hyperparameter="sagemaker_mpi_num_of_processes_per_host",
-    ),
-    Setting(
-        "dialect", _choice(*DIALECTS), f"one of {', '.join(DIALECTS)}",
-        "how argv and SM_* are spelled (docs/contract.md); by default as the client that sent the job would have it",
     ),
     Setting("engine", _choice(*ENGINES), f"one of {', '.join(ENGINES)}", "how ranks are started (docs/decisions/0001)"),
     Setting("preload", _names, "module names: a,b", "modules that the fork engine imports before it forks"),
