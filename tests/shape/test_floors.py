@@ -10,10 +10,10 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "trainkit"
 FLOORS = (
-    "errors", "contract", "storage", "plan data checkpoint artifact", "launch job", "local processing", "cli",
+    "errors", "contract", "storage", "plan data checkpoint artifact", "launch job code", "local processing", "cli",
 )  # fmt: skip
 LEVEL = {room: level for level, row in enumerate(FLOORS) for room in row.split()}
-OUTSIDE = {"plan", "launch", "local", "processing", "cli"}
+OUTSIDE = {"plan", "launch", "code", "local", "processing", "cli"}
 INSIDE = {"data", "checkpoint", "artifact", "job"}
 STANDARD_LIBRARY_ONLY = {"errors", "contract", "plan", "launch"}
 ARGUED = {

@@ -27,6 +27,9 @@ class Settings:
 
     script: str = "train.py"
     source: str | None = None
+    command: str | None = None
+    requirements: str | None = None
+    allow_replace: tuple[str, ...] = ()
     procs: int | None = None
     engine: str = "fork" if sys.platform == "linux" else "spawn"
     preload: tuple[str, ...] = ()
@@ -52,6 +55,8 @@ class Setting:
     meaning: str
     environment: str | None = None
     hyperparameter: str | None = None
+    job_first: bool = False
+    """Whether AWS's hyperparameter comes before AWS's variable: images bake the variable in, and jobs mean theirs."""
 
     @property
     def flag(self) -> str:
@@ -102,6 +107,10 @@ def _text(text: str) -> str:
     return text
 
 
+def _perhaps(text: str) -> str:
+    return _text(text) if text.strip() else ""
+
+
 def _unquoted(text: str) -> str:
     """SDK v2 writes every hyperparameter as JSON, so that the word fork arrives as "fork"."""
     return str(json.loads(text)) if text.startswith('"') else text
@@ -109,14 +118,31 @@ def _unquoted(text: str) -> str:
 
 TABLE = (
     Setting(
-        "script", _text, "a path", "the script to run: a .py file, or any executable; relative to the source folder",
+        "script", _text, "a path, or -m package.module",
+        "the script to run: a .py file, any executable, or a module; relative to the source folder",
         environment="SAGEMAKER_PROGRAM", hyperparameter="sagemaker_program",
     ),
     Setting(
-        "source", _text, "a directory",
-        "the folder the script lies in; by default the channel `code` where there is one, else /opt/ml/code",
+        "source", _text, "a directory, a tarball, or a URL of either",
+        "where the code is (docs/code.md); by default the channel `code` where there is one, else /opt/ml/code",
+        environment="SAGEMAKER_SUBMIT_DIRECTORY", hyperparameter="sagemaker_submit_directory", job_first=True,
     ),
-    Setting("procs", _whole(1, 1024), "a number from 1 to 1024", "ranks on this host; by default its GPUs, else 1"),
+    Setting(
+        "command", _text, "a line for bash",
+        "what runs in the script's place, once per host; the hyperparameters are its \"$@\"",
+    ),
+    Setting(
+        "requirements", _perhaps, "a path; empty for none",
+        "what is installed before the script starts, in the source; by default its requirements.txt; empty: nothing",
+    ),
+    Setting(
+        "allow_replace", _names, "package names: a,b",
+        "packages of the image that requirements may replace: torch and its family, numpy by another major version",
+    ),
+    Setting(
+        "procs", _whole(1, 1024), "a number from 1 to 1024",
+        "ranks on this host; by default its GPUs, else 1; 1 for a .sh or a command",
+    ),
     Setting("engine", _choice(*ENGINES), f"one of {', '.join(ENGINES)}", "how ranks are started (docs/decisions/0001)"),
     Setting("preload", _names, "module names: a,b", "modules that the fork engine imports before it forks"),
     Setting(
@@ -210,6 +236,8 @@ def _spoken(
         ("hyperparameters.json", f"trainkit_{row.name}", hyperparameters.get(f"trainkit_{row.name}")),
         ("hyperparameters.json", row.hyperparameter, hyperparameters.get(row.hyperparameter or "")),
     ]
+    if row.job_first:
+        candidates.append(candidates.pop(2))
     return [(source, key, text) for source, key, text in candidates if key and text is not None]
 
 

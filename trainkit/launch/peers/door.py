@@ -39,6 +39,8 @@ class Guest(NamedTuple):
     clock_ahead: float
     """How far its clock is ahead of ours, seconds."""
     wire: Wire
+    prepared: bool = True
+    """Whether it is ready to start, rather than busy with its code."""
 
 
 class _Stranger:
@@ -169,7 +171,7 @@ class Door:
         else:
             del self._strangers[wire]
             ahead = now - time.time() if isinstance(now, int | float) else 0.0
-            self._admit(Guest(host, procs, ahead, wire))
+            self._admit(Guest(host, procs, ahead, wire, message.get("prepared") is not False))
             wire.send({"beat": True})
 
     def _unexpected(self, host: object) -> str:
