@@ -198,7 +198,7 @@ DRIVER = """#!/bin/bash
 set -e
 cd /opt/ml/input/data/code
 export SM_CURRENT_HOST=$(hostname) SM_INPUT_DIR=/opt/ml/input SM_OUTPUT_DATA_DIR=/opt/ml/output/data
-export SM_MODEL_DIR=/opt/ml/model RANK=0
+export SM_MODEL_DIR=/opt/ml/model SM_INPUT_CONFIG_DIR=/opt/ml/input/config RANK=0
 export SM_INPUT_DATA_CONFIG=$(cat /opt/ml/input/config/inputdataconfig.json)
 export SM_RESOURCE_CONFIG=$(cat /opt/ml/input/config/resourceconfig.json)
 python3 train.py --driven "$0"
@@ -352,6 +352,9 @@ def test_a_job_whose_host_is_lost_starts_again_where_the_request_says_so(
     ]  # fmt: skip
     assert "began with ['algo-1.ckpt" in ran.out
     assert (ran.root / "model.tar.gz").exists()
+    assert sorted(path.name for path in (ran.root / "logs").iterdir()) == [
+        "algo-1.log", "algo-2.log", "attempt-1-algo-1.log", "attempt-1-algo-2.log",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

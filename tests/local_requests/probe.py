@@ -44,8 +44,10 @@ for name, facts in channels.items():
             seen["written"][name] = [write(place / inner) for inner in ["new", *links]]
 
 base = Path(os.environ["SM_MODEL_DIR"]).parent
-checkpoints = base / "checkpoints"
-if checkpoints.is_dir():
+config = Path(os.environ["SM_INPUT_CONFIG_DIR"], "checkpointconfig.json")
+if config.is_file():
+    local = json.loads(config.read_text())["LocalPath"]
+    checkpoints = base / local.removeprefix("/opt/ml/") if local.startswith("/opt/ml/") else Path(local)
     seen["checkpoints"] = names(checkpoints)
     (checkpoints / f"{host}.ckpt").write_text(host)
 board = base / "output/tensorboard"
