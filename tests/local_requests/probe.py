@@ -54,7 +54,7 @@ board = base / "output/tensorboard"
 if board.is_dir():
     (board / host).write_text("events")
 Path(os.environ["SM_OUTPUT_DATA_DIR"], f"{host}.json").write_text(json.dumps(seen))
-if os.environ["RANK"] == "0":
+if os.environ.get("RANK", "0") == "0":
     Path(os.environ["SM_MODEL_DIR"], "model.bin").write_text("M")
 for loss in ("0.5", "0.25"):
     print(f"probe on {host}: loss={loss}")
