@@ -315,11 +315,12 @@ def test_a_tuning_job_is_one_trial_with_its_objective_reported_or_missed(folder:
 
 
 LOSES = """
-import os, time
+import json, os, time
 from pathlib import Path
 checkpoints = Path(os.environ["SM_MODEL_DIR"]).parent / "checkpoints"
 found = sorted(path.name for path in checkpoints.iterdir() if ".sagemaker-" not in path.name)
-print("began with", found, flush=True)
+described = json.loads(Path(os.environ["DESCRIBED"]).read_text())
+print("began with", found, "while", described["SecondaryStatus"], flush=True)
 (checkpoints / f"{os.environ['SM_CURRENT_HOST']}.ckpt").write_text("C")
 if not found:
     time.sleep(600)
@@ -343,13 +344,15 @@ def test_a_job_whose_host_is_lost_starts_again_where_the_request_says_so(
     folder: Path, kind: str, changes: dict[str, Any], status: str
 ) -> None:
     (folder / "code/train.py").write_text(LOSES)
-    job = request(CheckpointConfig={"S3Uri": "kept"}, **changes)
+    described = {"DESCRIBED": str(folder / "out/describe.json")}
+    job = request(CheckpointConfig={"S3Uri": "kept"}, Environment=described, **changes)
     ran = run(folder, job, "--kill", "host=2@2s", "--isolation", kind, TRAINKIT_PEER_TIMEOUT="2")
 
     assert ran.code == 0, ran.out
     assert [t["Status"] for t in ran.described["SecondaryStatusTransitions"]] == [
         "Starting", "Downloading", "Training", status, "Starting", "Downloading", "Training", "Uploading", "Completed",
     ]  # fmt: skip
+    assert "began with [] while Training" in ran.out
     assert "began with ['algo-1.ckpt" in ran.out
     assert (ran.root / "model.tar.gz").exists()
     assert sorted(path.name for path in (ran.root / "logs").iterdir()) == [
@@ -367,7 +370,8 @@ def test_a_job_whose_host_is_lost_starts_again_where_the_request_says_so(
 def test_a_limit_ends_the_job_and_keeps_what_it_left(folder: Path, limits: dict[str, int], end: str) -> None:
     (folder / "code/train.py").write_text(LOSES.replace("if not found:", "time.sleep(0.1)\nif True:"))
     spot = "MaxWaitTimeInSeconds" in limits
-    job = request(CheckpointConfig={"S3Uri": "kept"}, StoppingCondition=limits, EnableManagedSpotTraining=spot)
+    described = {"DESCRIBED": str(folder / "out/describe.json")}
+    job = request(StoppingCondition=limits, EnableManagedSpotTraining=spot, Environment=described)
     ran = run(folder, job, "--isolation", "process")
 
     assert (ran.code, ran.described["SecondaryStatus"]) == (0, end), ran.out

@@ -67,8 +67,9 @@ def v2():
     yield "groups", lambda: PyTorch(**common, **code, instance_groups=groups).fit({"some": some}, wait=False)
     ranges = {"lr": ContinuousParameter(1e-5, 1, "Logarithmic")}
     tuned = {"metric_definitions": METRICS, "objective_type": "Minimize", "max_jobs": 2}
-    yield "tuner", lambda: HyperparameterTuner(PyTorch(**torch, **code), "train:loss", ranges, **tuned).fit(
-        inputs, wait=False
+    yield (
+        "tuner",
+        lambda: HyperparameterTuner(PyTorch(**torch, **code), "train:loss", ranges, **tuned).fit(inputs, wait=False),
     )
 
 
@@ -87,24 +88,30 @@ def v3():
     data = [InputData(channel_name="train", data_source=f"s3://{bucket}/data")]
     code = SourceCode(source_dir=source, entry_script="train.py")
 
+    metrics = [MetricDefinition(name=one["Name"], regex=one["Regex"]) for one in METRICS]
+
     def trainer(name, compute, **more):
         return ModelTrainer(
             training_image=IMAGE, role=ROLE, base_job_name=name, compute=compute, hyperparameters=HYPERPARAMETERS,
             sagemaker_session=Session(boto3.Session(region_name="us-east-1"), default_bucket=bucket),
             output_data_config=OutputDataConfig(s3_output_path=f"s3://{bucket}/out", compression_type="NONE"), **more,
-        ).with_metric_definitions([MetricDefinition(name=one["Name"], regex=one["Regex"]) for one in METRICS])  # fmt: skip
+        ).with_metric_definitions(metrics)  # fmt: skip
 
     limits = StoppingCondition(max_runtime_in_seconds=3600, max_wait_time_in_seconds=7200)
     kept = CheckpointConfig(s3_uri=f"s3://{bucket}/kept", local_path="/opt/ml/checkpoints")
-    yield "own-image", lambda: trainer("own", spot, stopping_condition=limits, checkpoint_config=kept).train(
-        data, wait=False
+    yield (
+        "own-image",
+        lambda: trainer("own", spot, stopping_condition=limits, checkpoint_config=kept).train(data, wait=False),
     )
     yield "source-code", lambda: trainer("code", two, source_code=code).train(data, wait=False)
     ranges = {"lr": ContinuousParameter(1e-5, 1, scaling_type="Logarithmic")}
     definitions = {"metric_definitions": METRICS, "objective_type": "Minimize", "max_jobs": 2}
-    yield "tuner", lambda: HyperparameterTuner(
-        trainer("tune", two, source_code=code), "train:loss", ranges, **definitions
-    ).tune(data, wait=False)
+    yield (
+        "tuner",
+        lambda: HyperparameterTuner(trainer("tune", two, source_code=code), "train:loss", ranges, **definitions).tune(
+            data, wait=False
+        ),
+    )
 
 
 out.mkdir(exist_ok=True)
