@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Iterator, Mapping
@@ -163,12 +164,14 @@ def test_a_command_runs_once_and_its_hyperparameters_are_arguments_and_never_par
     hostile = f"$(touch {tmp_path}/executed); touch {tmp_path}/executed"
     root = root_without_code(tmp_path / "ml", note=hostile)
     (root / "code").mkdir()
-    line = 'trap "echo told; exit 7" TERM; for word in "$@"; do echo "got $word"; done; kill $PPID; sleep 60 & wait'
+    heeds = "import os, signal, sys; signal.signal(15, lambda *_: (print('told', flush=True), sys.exit(7)))"
+    line = f"""for word in "$@"; do echo "got $word"; done; trap : TERM; export UP=$PPID
+    {sys.executable} -c "{heeds}; os.kill(int(os.environ['UP']), 15); signal.pause()"; exit $?"""
     began = time.monotonic()
     ran = train(root, "--command", line, TRAINING_JOB_NAME="j")
     assert f"[algo-1:0] got --note\n[algo-1:0] got {hostile}\n" in ran.out
     assert not (tmp_path / "executed").exists()
-    assert "[algo-1:0] told\n" in ran.out, "a shell that waits hears the signal, and so does what it runs"
+    assert "[algo-1:0] told\n" in ran.out, "what a waiting shell runs hears the signal, too"
     assert ran.code == 7
     assert time.monotonic() - began < 50
 

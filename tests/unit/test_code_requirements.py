@@ -88,12 +88,15 @@ def test_an_index_that_cannot_be_reached_is_said_at_once_and_its_token_is_not(
     [
         ("nosuch==3\n", "requirements.txt: there is no nosuch==3 for this Python in the indexes that were asked"),
         ("-r more.txt\n", "more.txt, which requirements.txt names, for the job's requirements: No such file"),
+        ("./\n", "requirements.txt: its build needs no-such-backend, which is neither in the image nor in the indexes"),
         ("tiny ===== 3\n", "requirements.txt: pip failed: Invalid requirement: 'tiny ===== 3'"),
     ],
 )
 def test_what_cannot_be_installed_is_named_and_nothing_half_done_is_kept(
     links: Path, installs: Installs, tmp_path: Path, text: str, said: str
 ) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/pyproject.toml").write_text('[build-system]\nrequires = ["no-such-backend"]\n')
     with pytest.raises(TrainkitError) as caught:
         installs(text)
     assert said in str(caught.value).splitlines()[0]
@@ -173,7 +176,7 @@ def test_an_index_of_codeartifact_is_named_by_its_arn(monkeypatch: pytest.Monkey
         monkeypatch.setenv(name, value)
     with service("a/b+c=") as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL_CODEARTIFACT", url)
-        index = codeartifact.index_url("arn:aws:codeartifact:eu-west-1:123456789012:repository/our/r")
+        index = codeartifact.index_url("arn:aws:codeartifact:eu-west-1:123456789012:repository/our/own")
     assert index == url.replace("http://", "http://aws:a%2Fb%2Bc%3D@") + "/pypi/r/simple/"
     with pytest.raises(CodeError, match="CA_REPOSITORY_ARN is 'arn:aws:s3:::b'"):
         codeartifact.index_url("arn:aws:s3:::b")

@@ -52,6 +52,11 @@ class Environment:
         return self.folder / "programs"
 
     @property
+    def _bootstrap(self) -> Path:
+        """Names of what ensurepip put there."""
+        return self.folder / "bootstrap"
+
+    @property
     def whole(self) -> bool:
         return (self.folder / "whole.json").is_file()
 
@@ -60,6 +65,9 @@ class Environment:
         shutil.rmtree(self.folder, ignore_errors=True)
         try:
             venv.EnvBuilder(symlinks=True, with_pip=with_pip).create(self.folder)
+            self._bootstrap.mkdir()
+            for entry in self.site.iterdir():
+                (self._bootstrap / entry.name).touch()
             lines = [f"import site; site.addsitedir({folder!r})\n" for folder in beneath]
             (self.site / "_beneath.pth").write_text("".join(lines), encoding="utf-8")
         except OSError as error:
@@ -72,7 +80,7 @@ class Environment:
 
     def finish(self) -> dict[str, str]:
         """Installed: from now on it is found again. Returns what it has, name → version."""
-        self._leave_library_alone()
+        self._put_aside()
         self.programs.mkdir(exist_ok=True)
         for program in (self.folder / "bin").iterdir():
             if not program.name.startswith(_OURS):
@@ -81,15 +89,17 @@ class Environment:
         write_whole(self.folder / "whole.json", json.dumps(has, sort_keys=True))
         return has
 
-    def _leave_library_alone(self) -> None:
-        """Old lists name packages that are part of Python since: argparse, typing, dataclasses, uuid.
+    def _put_aside(self) -> None:
+        """A pip that came with the venv is no part of the job. Nor is what has the name of a module of Python's own.
 
-        Among installed packages they do nothing, since the library comes first. On PYTHONPATH they would come before it.
+        Old lists name packages that are part of it since: argparse, typing, dataclasses, uuid.
+        Among installed packages they do nothing, since the library comes first. On PYTHONPATH it would come second.
         """
         aside = self.folder / "aside"
-        for entry in self.site.iterdir():
-            if entry.name.partition(".")[0] in sys.stdlib_module_names and entry.suffix in ("", ".py"):
-                aside.mkdir(exist_ok=True)
+        aside.mkdir()
+        for entry in list(self.site.iterdir()):
+            is_library = entry.name.partition(".")[0] in sys.stdlib_module_names and entry.suffix in ("", ".py")
+            if is_library or (self._bootstrap / entry.name).exists():
                 entry.rename(aside / entry.name)
 
     def paths(self) -> tuple[str, ...]:

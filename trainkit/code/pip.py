@@ -33,6 +33,7 @@ from trainkit.errors import CodeError, StorageError
 _ELSEWHERE = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_PYTHON", "PIP_REQUIRE_VIRTUALENV", "PIP_LOG")
 _STILL = 30.0  # seconds between two signs of life
 _KEPT = 2000  # lines of pip's output
+_SHOWN = 40  # of them in the log, where it fails
 _UNREACHED = re.compile(
     r"NewConnectionError|ConnectTimeoutError|ReadTimeoutError|Max retries|name resolution|Name or service not known"
     r"|Network is unreachable|ProxyError|connection broken"
@@ -76,6 +77,8 @@ def run(made: Environment, wanted: Wanted, *, there: Mapping[str, str], say: Cal
         for call in calls:
             code, lines = _watched(call, environ, cwd=wanted.folder, say=say)
             if code:
+                for line in lines[-_SHOWN:]:
+                    say(f"pip: {line}")
                 raise _explained(lines, wanted, there, unreached=unreached)
             for line in lines:
                 if " requires " in line and "but you have" in line:
@@ -223,6 +226,11 @@ def _explained(
     if hashes:
         why = hashes[0].removeprefix("ERROR: ")
         return CodeError(f"{name}: {why}\nPin each package with its hash, as pip-compile does\n\n{evidence}")
+    if missing and "install build dependencies" in said:
+        return CodeError(
+            f"{name}: its build needs {missing[1]}, which is neither in the image nor in the indexes that were asked\n"
+            f"Put it into the image, or list a wheel of what is to be built\n\n{evidence}"
+        )
     if missing:
         return CodeError(
             f"{name}: there is no {missing[1]} for this Python in the indexes that were asked\n"

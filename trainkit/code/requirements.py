@@ -22,7 +22,7 @@ TORCH = frozenset({"torch", "torchvision", "torchaudio", "triton", "pytorch-trit
 """Named as `torch` in allow_replace, with all nvidia-* packages."""
 _INSTALLED = re.compile(r"(.+?)-(\d[^-]*)(?:-py[\d.]+)?\.(?:dist|egg)-info")
 _NESTED = re.compile(r"\s*(?:-r|-c|--requirement|--constraint)(?:\s+|=)(\S+)")
-_LOCAL = re.compile(r"\s*(?:-e\b|--editable\b|\.|/|file:)|.*@\s*file:")
+_LOCAL = re.compile(r"\s*(?:-e\b|--editable\b|-f\b|--find-links\b|\.|/|file:)|.*@\s*file:")
 _MOST_FILES = 20_000
 
 
