@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -36,6 +37,7 @@ print("sum", total.item(), "world", os.environ["WORLD_SIZE"], "argv", sys.argv[1
 dist.destroy_process_group()
 sys.exit(3 if os.environ["RANK"] == "3" and "fail" in sys.argv else 0)
 """
+BAKED = {"SAGEMAKER_PROGRAM": "of_the_image.py", "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/code"}
 WAITS = """
 import signal, sys, threading
 done = threading.Event()
@@ -153,10 +155,8 @@ def lay(root: Path, host: str, script: str, hyperparameters: Mapping[str, str]) 
 
 
 def test_under_the_sdks_own_start_script_two_hosts_train_together_and_a_failure_is_ours(tmp_path: Path) -> None:
-    with job(tmp_path, SUMS, fields={"procs": 2}, hyperparameters={"lr": "0.1", "mode": "fail"}, environ={}) as (
-        ran,
-        _,
-    ):
+    values = {"lr": "0.1", "mode": "fail"}
+    with job(tmp_path, SUMS, fields={"procs": 2}, hyperparameters=values, environ=BAKED) as (ran, _):
         assert ran.codes() == [3, 3], ran.lines
 
     said = [line for lines in ran.lines.values() for line in lines if "sum" in line and "world" in line]
@@ -212,3 +212,13 @@ def test_the_first_process_file_leaves_every_other_bash_alone(tmp_path: Path) ->
 
     assert (ran.stdout, ran.stderr, ran.returncode) == ("bash still here\n", "", 0)
     assert FIRST_PROCESS["BASH_ENV"].endswith("/sm_drivers/distributed_drivers/trainkit.bash")
+
+
+def test_without_the_sdk_it_says_what_to_install() -> None:
+    if importlib.util.find_spec("sagemaker"):
+        pytest.skip("the SDK is installed here")
+    ran = subprocess.run(
+        [sys.executable, "-c", "from trainkit.sagemaker import Trainkit"], capture_output=True, text=True, timeout=60
+    )
+
+    assert ran.stderr.splitlines()[-1].startswith("ImportError: Trainkit is for AWS's SDK: pip install 'sagemaker>=3'")

@@ -77,6 +77,7 @@ def _source_code(raw: document.Document, file: Path, *, code: Path | None, done:
         ]
         say("command", "command", " ".join(parts))
     if done:
+        say("requirements", "requirements", "")  # installed, and not to be looked for again
         return
     if "requirements" in given:
         automatic = given["requirements"] == "auto"
@@ -114,7 +115,7 @@ def _distributed(
         wrong("smp", None, "asks for SageMaker's model parallelism (SMP), which trainkit does not have",
               "Use an image of AWS's that has it, or shard with torch's own FSDP and leave smp out")  # fmt: skip
     count = raw.get("process_count_per_node")
-    if count is not None:
+    if count is not None and plain(count) != 0:  # 0 is the SDK's word for "as many as there are"
         into["procs"] = Said(str(file), "process_count_per_node", spelled(count))
     if "mpi_additional_options" not in raw:
         return ()

@@ -194,7 +194,7 @@ def read(
             break
     known = {row.name for row in TABLE}
     for name, (file, key, text) in drivers.items():
-        if name not in known:  # left out in silence, the job would run, and not as its author wants it
+        if name not in known and text:  # left out in silence, the job would run, and not as its author wants it
             mistakes.append(Mistake(file, key, text, "asks for what trainkit does not do", "Leave it out"))
     for name in hyperparameters:
         if name.startswith("trainkit_") and name.removeprefix("trainkit_") not in known:

@@ -15,6 +15,8 @@ import zipfile
 from pathlib import Path
 
 OLDEST = (3, 11)
+OF_THE_IMAGE = ("SAGEMAKER_PROGRAM", "SAGEMAKER_SUBMIT_DIRECTORY")
+"""Where an image made for the toolkit keeps a script of its own. This job's came with it."""
 
 
 def main() -> None:
@@ -29,6 +31,8 @@ def main() -> None:
         # Before an installed one, for us and for the ranks: the job's author has chosen this version.
         sys.path[0] = place
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [place, os.environ.get("PYTHONPATH")]))
+        for name in OF_THE_IMAGE:
+            os.environ.pop(name, None)
         from trainkit.cli import train
 
         train.main()
