@@ -66,7 +66,7 @@ def run(facts: Facts, *, say: Callable[[str], None]) -> list[Finding]:
         say("again, as after an interruption")
         second = _once(spec, root)
         return [
-            *_resumed(facts, first, second), *(_failed(second, where=" in its second run") if second.exit_code else ()),
+            *resumed(facts, first, second), *(_failed(second, where=" in its second run") if second.exit_code else ()),
             *_metrics(job, first), *_model(root / "out"),
         ]  # fmt: skip
 
@@ -129,7 +129,7 @@ def _failed(ran: Ran, *, where: str) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def _resumed(facts: Facts, first: Ran, second: Ran) -> Iterator[Finding]:
+def resumed(facts: Facts, first: Ran, second: Ran) -> Iterator[Finding]:
     """Whether the second run begins where the first one ended."""
     if not first.spans:
         yield _note("dry-run-steps", "resuming was not rehearsed: the script does not use job.steps", "See docs/api.md")

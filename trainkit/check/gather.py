@@ -107,16 +107,24 @@ def _script_of(bare: Facts, file: Path, asked: Asked, root: Image | None) -> tup
     job = next(iter(bare.trainings), None)
     if job is None:
         return None, ""
+    if job.environment.get("TRAINKIT_COMMAND") or job.hyperparameters.get("trainkit_command"):
+        return None, ""
     key, name = _named(job)
     folder = asked.code or file.absolute().parent
-    script = folder / name
+    script = folder / _file(name)
     if script.is_file() and script.resolve().is_relative_to(folder.resolve()):
         return code.read(script, folder=folder, python=_parsable(root)), ""
-    if asked.code is None:
+    if asked.code is None or script.suffix not in (".py", ".sh"):  # a command, an installed module, a program
         return None, ""
     if not folder.is_dir():
         raise UsageError(f"--code {folder} is no directory")
     return code.read(script, folder=folder, python=_parsable(root)), f"{job.key}{key}" if key else name
+
+
+def _file(name: str) -> str:
+    """The script's path in its folder, where it is named as a module, too."""
+    module = name.removeprefix("-m ").strip()
+    return module if module == name else f"{module.replace('.', '/')}.py"
 
 
 def _named(job: Job) -> tuple[str, str]:
