@@ -52,6 +52,16 @@ def find(features: Features, folders: Mapping[str, Path]) -> dict[str, Input]:
     return {name: _input(name, folders[one]) for name, one in features.tables.items() for one in [named[name]]}
 
 
+def is_empty(folder: Path) -> bool:
+    """Whether a host's share of an input has no file with something in it."""
+    return not any(one.stat().st_size for one in _visible(folder))
+
+
+def _visible(folder: Path) -> list[Path]:
+    every = [folder] if folder.is_file() else sorted(one for one in folder.rglob("*") if one.is_file())
+    return [one for one in every if not any(part[0] in "._" for part in one.relative_to(folder).parts)]
+
+
 def _input(name: str, folder: Path) -> Input:
     if "://" in str(folder) or str(folder).startswith(("s3:/", "http:/", "https:/")):
         raise UsageError(
@@ -59,10 +69,8 @@ def _input(name: str, folder: Path) -> Input:
         )
     if not folder.exists():
         raise StorageError(f"the input {name}: there is no {folder}. Compare the path, letter by letter")
-    every = [folder] if folder.is_file() else sorted(one for one in folder.rglob("*") if one.is_file())
-    kept = [one for one in every if not any(part[0] in "._" for part in one.relative_to(folder).parts)]
     by_format: dict[str, list[Path]] = {}
-    for one in kept:
+    for one in _visible(folder):
         if one.stat().st_size:
             by_format.setdefault(_format(one), []).append(one)
     if len(by_format) != 1 or "" in by_format:
