@@ -34,6 +34,11 @@ print("SEEN", job.rank, len(ids), len(set(ids)), here, batches, flush=True)
 if job.hp("fails", 0) and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and job.rank == 1:
     raise ValueError("once")
 """
+OWN_HOST = """
+import os
+TABLE = f"SELECT id, x, '{os.environ['SM_CURRENT_HOST']}' AS w FROM raw"
+"""
+SLOW = 'import time; print("READY", flush=True); time.sleep(60); TABLE = "FROM raw"\n'
 ROWS = 1_000
 
 
@@ -82,11 +87,11 @@ def test_a_definition_is_a_processing_job_and_two_hosts_share_what_one_has_fitte
         assert alone.replace_schema_metadata().equals(shared.replace_schema_metadata())
 
 
-def trained(folder: Path, output: str, **hyperparameters: str) -> Ran:
+def trained(folder: Path, output: str, *options: str, **hyperparameters: str) -> Ran:
     given = {"trainkit_features": "features.py", "trainkit_max_restarts": "1", **hyperparameters}
     hps = [word for name, value in given.items() for word in ("--hp", f"{name}={value}")]
     script = folder / "code/train.py"
-    return local(script, "--hosts", "2", "--channel", f"raw={folder / 'raw'}", *hps, output=folder / output)
+    return local(script, "--hosts", "2", "--channel", f"raw={folder / 'raw'}", *hps, *options, output=folder / output)
 
 
 def test_a_training_job_makes_its_channels_first_and_once(tmp_path: Path) -> None:
@@ -119,12 +124,13 @@ def test_through_a_url_one_host_makes_them_and_the_next_job_finds_them(tmp_path:
     assert json.loads(manifest.read_text())["splits"].keys() == {"train", "test"}
 
 
-@pytest.mark.parametrize("wrong", ["check", "missing", "nothing"])
+@pytest.mark.parametrize("wrong", ["check", "missing", "nothing", "quarrel"])
 def test_features_that_fail_are_the_jobs_failure_and_no_rank_starts(tmp_path: Path, wrong: str) -> None:
     lay(tmp_path)
     file, text, code, cause = {
         "check": ("own.py", 'TABLE = "SELECT id, x * 1e6 AS x, w FROM raw"', 65, "DataError: a check failed: x < 1e6"),
         "missing": ("own.py", 'TABLE = "SELECT id, x FROM raw"', 78, "ConfigError: features.py: Vocabulary"),
+        "quarrel": ("own.py", OWN_HOST, 65, "DataError: algo-1 came to artifact "),
         "nothing": ("features.py", "features = 3", 66, "/features.py does not say features = Features(…)"),
     }[wrong]
     (tmp_path / "code" / file).write_text(text)
@@ -134,3 +140,13 @@ def test_features_that_fail_are_the_jobs_failure_and_no_rank_starts(tmp_path: Pa
     assert ran.code == code, ran.out
     assert cause in ran.described["FailureReason"].splitlines()[0]
     assert "SEEN" not in ran.out
+
+
+def test_a_stop_while_features_are_made_is_the_end_and_no_failure(tmp_path: Path) -> None:
+    lay(tmp_path)
+    (tmp_path / "code/own.py").write_text(SLOW)
+
+    ran = trained(tmp_path, "out", "--stop-after", "3s")
+
+    assert (ran.code, ran.described["TrainingJobStatus"]) == (0, "Stopped"), ran.out
+    assert ran.out.count("READY") == 2 and "SEEN" not in ran.out

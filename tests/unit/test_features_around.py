@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import lay_tree
 
 from trainkit.errors import UsageError
 from trainkit.processing import Features, Source, Standardize
@@ -99,3 +100,18 @@ def test_a_command_line_that_makes_no_sense_is_the_callers_mistake(
     with pytest.raises(UsageError) as refused:
         command.make(arguments)
     assert str(refused.value).startswith(said)
+
+
+def test_inside_a_training_job_tables_are_channels_and_lie_whole_on_every_host(tmp_path: Path) -> None:
+    lay_tree(tmp_path, "", hosts=("algo-1", "algo-2"))
+    channels = {
+        "flights": {"S3DistributionType": "ShardedByS3Key"}, "planes": {"TrainingInputMode": "Pipe"}, "code": {},
+    }  # fmt: skip
+    (tmp_path / "input/config/inputdataconfig.json").write_text(json.dumps(channels))
+    one, settings = around.of_training({"SAGEMAKER_BASE_DIR": str(tmp_path), "TRAINKIT_FEATURES_URL": "s3://b/f"})
+
+    assert (dict(one.inputs), settings.features_url) == ({"flights": tmp_path / "input/data/flights"}, "s3://b/f")
+    with pytest.raises(UsageError, match="the input planes comes through a pipe"):
+        one.chosen(FEATURES, {})
+    with pytest.raises(UsageError, match="the channel flights is ShardedByS3Key on 2 hosts, and each makes features"):
+        around.whole(one, around.wants(FEATURES))

@@ -52,6 +52,24 @@ class Applied:
         """What a row must name."""
         return tuple(dict.fromkeys(one.column for one in self.transforms))
 
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The features that are scaled numbers, in the order of the definition."""
+        return tuple(one.output for one in self.transforms if isinstance(one, declared.Standardize | declared.Log1p))
+
+    @property
+    def codes(self) -> dict[str, int]:
+        """How many codes each feature that is one has, 0 for missing among them: the rows of an embedding table."""
+        found = {}
+        for one, learnt in zip(self.transforms, self.fitted, strict=True):
+            if isinstance(one, declared.Vocabulary | declared.Tokens):
+                found[one.output] = len(learnt.words) + 2
+            elif isinstance(one, declared.Hash):
+                found[one.output] = one.buckets + 1
+            elif isinstance(one, declared.Bucketize):
+                found[one.output] = len(one.boundaries) + 2
+        return found
+
     def row(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The features of one row of the joined table: numpy scalars, and arrays of lists. None is null.
 

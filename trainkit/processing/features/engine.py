@@ -17,6 +17,7 @@ from trainkit.processing.features import declared, memory
 from trainkit.processing.features.declared import RESERVED, Features, Source
 from trainkit.processing.features.kinds import KIND
 from trainkit.processing.features.sql import DUCKDB
+from trainkit.processing.features.tell import Tell, on_stderr, stage
 
 TABLE = f"{RESERVED}_raw"
 _READERS = {"parquet": "read_parquet", "csv": "read_csv", "json": "read_json"}
@@ -24,6 +25,9 @@ _FORMATS = {
     ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv", ".csv.gz": "csv", ".tsv.gz": "csv",
     ".jsonl": "json", ".ndjson": "json", ".jsonl.gz": "json", ".ndjson.gz": "json", ".json": "json", ".json.gz": "json",
 }  # fmt: skip
+_GROWS = {"parquet": 4, "csv": 2, "json": 2}
+_PACKED = 8
+"""How many times as large as its files a table may be in memory, roughly; of packed ones the second."""
 _ENDS = 64 << 10  # bytes at each end of a file that stand for it: of Parquet, its footer
 
 
@@ -121,6 +125,11 @@ def opened(*, limit: int | None = None, threads: int | None = None, spill: Path 
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def room(limit: int | None) -> int:
+    """Bytes of the engine's that a joined table may be kept in: a quarter, since the passes need the rest."""
+    return memory.for_engine(limit or memory.granted()) // 4
+
+
 def asked(connection: Any, sql: str, doing: str) -> Any:
     """Run a statement; what duckdb says about it becomes a DataError that names what was being done."""
     import duckdb
@@ -131,8 +140,13 @@ def asked(connection: Any, sql: str, doing: str) -> Any:
         raise DataError(f"{doing}: {error}") from error
 
 
-def prepare(connection: Any, features: Features, inputs: Mapping[str, Input]) -> dict[str, str]:
-    """Make the views; returns column → kind of those that are used. Raises ConfigError before any row is read."""
+def prepare(
+    connection: Any, features: Features, inputs: Mapping[str, Input], *, room: int = 0, tell: Tell = on_stderr
+) -> dict[str, str]:
+    """Make the views; returns column → kind of those that are used. Raises ConfigError before any row is read.
+
+    Where all tables fit into `room`, bytes, they are joined once and kept, in place of once for each pass.
+    """
     for name, one in inputs.items():
         paths = ", ".join(DUCKDB.string(os.fspath(file)) for file in one.files)
         source = features.tables[name]
@@ -151,7 +165,19 @@ def prepare(connection: Any, features: Features, inputs: Mapping[str, Input]) ->
     found = _wrong(features, types) + _wrong_checks(connection, features)
     if found:
         raise ConfigError(found)
+    if _in_memory(inputs) <= room:
+        with stage("joining the tables", rows=0, done=lambda: connection.query_progress() / 100, tell=tell):
+            asked(connection, f"CREATE TEMP TABLE {RESERVED}_held AS SELECT * FROM {TABLE}", "the table's SQL")
+        asked(connection, f"CREATE OR REPLACE VIEW {TABLE} AS SELECT * FROM {RESERVED}_held", "the table's SQL")
     return {name: KIND[types[name]] for name in _used(features)}
+
+
+def _in_memory(inputs: Mapping[str, Input]) -> int:
+    """How many bytes the tables may take in memory, roughly."""
+    return sum(
+        one.bytes * (_PACKED if any(file.name.endswith(".gz") for file in one.files) else _GROWS[one.format])
+        for one in inputs.values()
+    )
 
 
 def _used(features: Features) -> tuple[str, ...]:

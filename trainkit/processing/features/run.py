@@ -63,7 +63,7 @@ def run(
         tell(f"made before, of the same definition and inputs: {output}")
         return artifact.load(output)
     with engine.opened(limit=choices.memory, threads=choices.threads, spill=choices.spill) as connection:
-        kinds = engine.prepare(connection, features, found)
+        kinds = engine.prepare(connection, features, found, room=engine.room(choices.memory), tell=tell)
         if given and dict(given.kinds) != kinds:
             raise DataError(f"the artifact {given.hash} was fitted on {dict(given.kinds)}, and the table has {kinds}")
         looked, summed = _look(connection, features, kinds, choices, tell)
