@@ -146,7 +146,8 @@ def test_a_stop_while_features_are_made_is_the_end_and_no_failure(tmp_path: Path
     lay(tmp_path)
     (tmp_path / "code/own.py").write_text(SLOW)
 
-    ran = trained(tmp_path, "out", "--stop-after", "3s")
+    ran = trained(tmp_path, "out", "--stop-after", "3s", trainkit_features_url=f"file://{tmp_path / 'shared'}")
 
     assert (ran.code, ran.described["TrainingJobStatus"]) == (0, "Stopped"), ran.out
-    assert ran.out.count("READY") == 2 and "SEEN" not in ran.out
+    assert ran.out.count("READY") == 2, ran.out
+    assert ran.out.count("features.py on 2 hosts") == 1 and "train.py as" not in ran.out, "and no further step"
