@@ -188,7 +188,7 @@ def read(
     return Settings(**values)
 
 
-FOR_RANKS = ("stop_grace", "checkpoint_url", "resume_from", "features")
+FOR_RANKS = ("stop_grace", "checkpoint_url", "resume_from", "features", "features_url")
 """Settings that the script's own process needs to know, however they were given to `train`."""
 
 

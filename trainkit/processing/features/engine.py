@@ -25,9 +25,8 @@ _FORMATS = {
     ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv", ".csv.gz": "csv", ".tsv.gz": "csv",
     ".jsonl": "json", ".ndjson": "json", ".jsonl.gz": "json", ".ndjson.gz": "json", ".json": "json", ".json.gz": "json",
 }  # fmt: skip
-_GROWS = {"parquet": 4, "csv": 2, "json": 2}
-_PACKED = 8
-"""How many times as large as its files a table may be in memory, roughly; of packed ones the second."""
+_GROWS, _PACKED = 2, 8
+"""How many times as large as its files a table may be in memory, roughly; and of files that are packed."""
 _ENDS = 64 << 10  # bytes at each end of a file that stand for it: of Parquet, its footer
 
 
@@ -145,7 +144,7 @@ def prepare(
 ) -> dict[str, str]:
     """Make the views; returns column → kind of those that are used. Raises ConfigError before any row is read.
 
-    Where all tables fit into `room`, bytes, they are joined once and kept, in place of once for each pass.
+    Tables of text that fit into `room`, bytes, are read and joined once and kept, in place of once for each pass.
     """
     for name, one in inputs.items():
         paths = ", ".join(DUCKDB.string(os.fspath(file)) for file in one.files)
@@ -165,19 +164,21 @@ def prepare(
     found = _wrong(features, types) + _wrong_checks(connection, features)
     if found:
         raise ConfigError(found)
-    if _in_memory(inputs) <= room:
+    if _worth_holding(inputs, room):
         with stage("joining the tables", rows=0, done=lambda: connection.query_progress() / 100, tell=tell):
             asked(connection, f"CREATE TEMP TABLE {RESERVED}_held AS SELECT * FROM {TABLE}", "the table's SQL")
         asked(connection, f"CREATE OR REPLACE VIEW {TABLE} AS SELECT * FROM {RESERVED}_held", "the table's SQL")
     return {name: KIND[types[name]] for name in _used(features)}
 
 
-def _in_memory(inputs: Mapping[str, Input]) -> int:
-    """How many bytes the tables may take in memory, roughly."""
-    return sum(
-        one.bytes * (_PACKED if any(file.name.endswith(".gz") for file in one.files) else _GROWS[one.format])
-        for one in inputs.values()
-    )
+def _worth_holding(inputs: Mapping[str, Input], room: int) -> bool:
+    """Whether the joined table is kept: where text would be parsed for each pass, and as long as it fits, roughly.
+
+    For Parquet alone it was measured to save nothing, and to cost its memory.
+    """
+    text = any(one.format != "parquet" for one in inputs.values())
+    packed = any(file.name.endswith(".gz") for one in inputs.values() for file in one.files)
+    return text and sum(one.bytes for one in inputs.values()) * (_PACKED if packed else _GROWS) <= room
 
 
 def _used(features: Features) -> tuple[str, ...]:
