@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from trainkit.cli import embedded
 from trainkit.contract import job as contract
 from trainkit.contract.job import Job
 from trainkit.contract.outcome import LIMIT, Outcome, write_failure
@@ -65,6 +66,11 @@ def train(paths: Paths, *, flags: dict[str, str], console: Console) -> Outcome:
     for folder in (paths.model, paths.output_data, job.checkpoints):
         _make(folder)
     here = machine.look(os.environ)
+    if job.settings.features:
+        made = embedded.make(job, machine=here, environ=os.environ, console=console)
+        if made.failure or made.stopped or made.exit_code:
+            return made
+        job = contract.read(paths, environ=os.environ, flags=flags)  # their splits are channels now
     try:
         planner = partial(launch.make, job, machine=here, script=entry, environ=os.environ)
         errand = Errand(order, partial(_plan_with, job, here)) if order else None

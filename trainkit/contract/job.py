@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainkit.contract import channels, cluster, dialect, document, drivers, hyperparameters, settings, source
+from trainkit.contract import channels, cluster, dialect, document, drivers, features, hyperparameters, settings, source
 from trainkit.contract.channels import Channel
 from trainkit.contract.cluster import Cluster
 from trainkit.contract.hyperparameters import Hyperparameters
@@ -87,10 +87,12 @@ def is_processing(paths: Paths) -> bool:
 
 
 def read(
-    paths: Paths, *, environ: Mapping[str, str], flags: Mapping[str, str] | None = None, config: Path | None = None
-) -> Job:
+    paths: Paths, *, environ: Mapping[str, str], flags: Mapping[str, str] | None = None, config: Path | None = None,
+    raw: bool = False,
+) -> Job:  # fmt: skip
     """The job that `paths` describes. `config` is where the files lie, if not below the root.
 
+    Where the job names a features.py, and its features have been made, their splits are channels; not if `raw`.
     Raises ConfigError with every mistake there is, each with file, key, value and remedy.
     """
     folder = config or paths.config
@@ -115,6 +117,8 @@ def read(
     if here:
         mistakes += _strange_groups(chosen, here)
     job_channels = channels.read(inputs, data=paths.channels, source=inputs_file, mistakes=mistakes)
+    if chosen.features and not raw:
+        job_channels = channels.with_splits(job_channels, features.splits(paths.features), folder=paths.features)
     checkpoints = _checkpoints(checkpoint or {}, default=paths.checkpoints, source=checkpoint_file, mistakes=mistakes)
     addresses = read_addresses(environ.get(HOST_ADDRESSES), hosts=here.hosts if here else (), mistakes=mistakes)
     if mistakes or here is None:

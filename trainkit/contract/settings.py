@@ -47,6 +47,8 @@ class Settings:
     stall_action: str = "warn"
     checkpoint_url: str | None = None
     resume_from: str | None = None
+    features: str | None = None
+    features_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,14 @@ TABLE = (
         "resume_from", _text, "a path or URL",
         "another job's checkpoints, to begin with where this job has none of its own",
     ),
+    Setting(
+        "features", _text, "a path",
+        "the features.py that makes the channels to train on, before the ranks start; relative to the source folder",
+    ),
+    Setting(
+        "features_url", _text, "a URL",
+        "where the first host puts what features.py made, for the other hosts and for the next start",
+    ),
 )  # fmt: skip
 NOT_SETTINGS = (
     "TRAINKIT_HOST_ADDRESSES",
@@ -227,7 +237,7 @@ def read(
     return Settings(**values)
 
 
-FOR_RANKS = ("stop_grace", "checkpoint_url", "resume_from")
+FOR_RANKS = ("stop_grace", "checkpoint_url", "resume_from", "features", "features_url")
 """Settings that the script's own process needs to know, however they were given to `train`."""
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from trainkit.contract import writers
 from trainkit.contract.environ import CLUSTER_KEY, RUN_DIR
+from trainkit.contract.features import SAID
 from trainkit.contract.outcome import LIMIT, Outcome, left_early
 from trainkit.contract.seal import key_for
 from trainkit.errors import PeerLost, TrainkitError
@@ -59,7 +60,7 @@ def run(planner: Planner, *, environ: Mapping[str, str], console: Console, erran
     try:
         with limits.told(plan.host):
             own = _Supervisor(plan, planner, environ=environ, console=console, run_dir=run_dir, errand=errand)
-            outcome = own.run()
+            outcome = replace(own.run(), stopped=own.stopped)
         words.report(outcome, speaker=plan.host, console=console)
         return outcome
     finally:
@@ -121,6 +122,10 @@ class _Supervisor:
                 if self._link:
                     self._link.close()
 
+    @property
+    def stopped(self) -> bool:
+        return self._course.stop_signal is not None
+
     def _live(self, meeting: Meeting | None) -> Outcome:
         """This host's own part in one generation, to its own end. Without a `meeting`, the hosts have yet to meet."""
         try:
@@ -156,8 +161,9 @@ class _Supervisor:
         # In a processing job no host waits for another's script, and one that is done early leaves nobody alone.
         early = None if self._plan.processes else left_early(self._course.ends)
         at = self._course.failed_at(time.time())
-        link.done(HostEnd.from_outcome(self._plan.host, own, at=at, early=early))
         generation = self._plan.meeting.generation
+        said = _read(self._run_dir / str(generation) / SAID) if self._plan.processes else None
+        link.done(HostEnd.from_outcome(self._plan.host, own, at=at, early=early, said=said or ""))
         while link.verdict is None and not self._impatient:
             if link.meeting and link.meeting.generation > generation:
                 return link.meeting
