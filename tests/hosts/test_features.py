@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -109,6 +110,20 @@ def test_a_training_job_makes_its_channels_first_and_once(tmp_path: Path) -> Non
     assert one == two and one, "each host has made the same bytes"
     assert sum(pq.read_metadata(file).num_rows for file in hosts[0].rglob("*.parquet")) == ROWS
     assert (ran.root / "hosts/algo-1/output/data/features/report.html").is_file()
+
+
+def test_features_py_may_come_with_the_code_that_is_still_to_be_unpacked(tmp_path: Path) -> None:
+    lay(tmp_path)
+    with tarfile.open(tmp_path / "sourcedir.tar.gz", "w:gz") as tar:
+        for file in sorted((tmp_path / "code").iterdir()):
+            tar.add(file, file.name)
+            file.unlink()
+    (tmp_path / "code/train.py").write_text("raise SystemExit('the image has another one')")
+
+    ran = trained(tmp_path, "out", trainkit_source=str(tmp_path / "sourcedir.tar.gz"))
+
+    assert ran.code == 0, ran.out
+    assert ran.out.count("SEEN") == 2 and ran.out.count("features: transforming") == 2, ran.out
 
 
 def test_through_a_url_one_host_makes_them_and_the_next_job_finds_them(tmp_path: Path) -> None:

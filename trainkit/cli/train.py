@@ -66,13 +66,16 @@ def train(paths: Paths, *, flags: dict[str, str], console: Console) -> Outcome:
     for folder in (paths.model, paths.output_data, job.checkpoints):
         _make(folder)
     here = machine.look(os.environ)
+    ready: Prepared | None = None
     if job.settings.features:
-        made = embedded.make(job, machine=here, environ=os.environ, console=console)
+        made, ready = embedded.make(job, order, machine=here, environ=os.environ, console=console)
         if made.failure or made.stopped or made.exit_code:
             return made
         job = contract.read(paths, environ=os.environ, flags=flags)  # their splits are channels now
     try:
-        planner = partial(launch.make, job, machine=here, script=entry, environ=os.environ)
+        planner: Planner = partial(launch.make, job, machine=here, script=entry, environ=os.environ)
+        if ready:
+            planner, order = _plan_with(job, here, ready), None
         errand = Errand(order, partial(_plan_with, job, here)) if order else None
         outcome = supervise.run(planner, environ=os.environ, console=console, errand=errand)
         # What the job's author named as secret is no variable of ours, but the ranks knew it.

@@ -11,6 +11,7 @@ from trainkit.contract.environ import variables
 from trainkit.contract.facts import Resources
 from trainkit.contract.job import Job
 from trainkit.errors import ScriptMissing, TrainkitError
+from trainkit.plan.code import Prepared
 from trainkit.plan.definition import ENTRY, is_definition
 from trainkit.plan.launch import LaunchPlan, Meeting, Process
 from trainkit.plan.machine import Machine
@@ -26,8 +27,8 @@ def steps(job: Job) -> tuple[str, ...]:
 
 
 def make(
-    job: Job, step: str, *, machine: Machine, environ: Mapping[str, str], meeting: Meeting | None = None,
-    at_terminal: bool = False,
+    job: Job, step: str, *, machine: Machine, environ: Mapping[str, str], code: Prepared | None = None,
+    meeting: Meeting | None = None, at_terminal: bool = False,
 ) -> LaunchPlan:  # fmt: skip
     """One command on each host, as processing jobs have it, and its outcome is the job's where it fails."""
     script = job.source / str(job.settings.features)
@@ -45,7 +46,7 @@ def make(
         engine_reason="one command per host",
         preload=(),
         args=(),
-        environment={**contract, "PYTHONUNBUFFERED": "1"},
+        environment={**contract, "PYTHONUNBUFFERED": "1", **(code.environment(environ) if code else {})},
         defaults=(),
         keeps_terminal=at_terminal and meeting.world.size == 1,
         warnings=(),
