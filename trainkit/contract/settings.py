@@ -19,6 +19,7 @@ from trainkit.errors import Mistake
 
 ENGINES = ("fork", "spawn", "torchrun")
 STALL_ACTIONS = ("warn", "act")
+CLUSTERS = ("none", "spark", "ray", "dask")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Settings:
     stall_action: str = "warn"
     checkpoint_url: str | None = None
     resume_from: str | None = None
+    cluster: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,10 @@ TABLE = (
     Setting(
         "resume_from", _text, "a path or URL",
         "another job's checkpoints, to begin with where this job has none of its own",
+    ),
+    Setting(
+        "cluster", _choice(*CLUSTERS), f"one of {', '.join(CLUSTERS)}",
+        "in a processing job, the engine that is started on all hosts for a command on the first (docs/processing.md)",
     ),
 )  # fmt: skip
 NOT_SETTINGS = (

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from trainkit.contract import writers
 from trainkit.contract.environ import CLUSTER_KEY, RUN_DIR
@@ -42,6 +42,9 @@ from trainkit.launch.waiting import wait
 from trainkit.launch.watch import Report
 from trainkit.plan.launch import LaunchPlan, Meeting
 from trainkit.plan.world import World
+
+if TYPE_CHECKING:
+    from trainkit.launch.cluster import Cluster
 
 WRITERS_GRACE = 20.0
 """Seconds for a checkpoint that is being written when the ranks are gone."""
@@ -96,13 +99,15 @@ class _Supervisor:
         self._restarts = Restarts(plan.job.settings.max_restarts)
         self._course = self._new_course(None)
         self._ranks: Generation | None = None
+        self._cluster: Cluster | None = None
+        self._head_up = False
         self._ready = False
         self._link: Hub | Spoke | None = None
         self._stopped_by_others = False
         self._impatient = False
         self._strangers = frozenset(children())  # a sidecar, where an entrypoint has become `train` by exec
-        setting = Setting(environ=environ, run_dir=run_dir, relay=self._relay, loop=self._loop, say=self._say)
-        self._engine: Engine = engine_for(plan.engine, setting)
+        self._setting = Setting(environ=environ, run_dir=run_dir, relay=self._relay, loop=self._loop, say=self._say)
+        self._engine: Engine = engine_for(plan.engine, self._setting)
         self._stalls = Stalls(plan, say=self._say, act=self._end_stalled)
 
     def run(self) -> Outcome:
@@ -134,6 +139,7 @@ class _Supervisor:
                     self._start(meeting)
                     self._wait()
                     self._wait_behind_shell()
+                    self._leave_cluster()
                 elif self._link:
                     self._link.failed()  # others may have started already: they would wait for our ranks
         except TrainkitError as error:
@@ -142,7 +148,8 @@ class _Supervisor:
             self._end_ranks()
             self._wait()
             return Outcome(error.exit_code, str(error))
-        return self._stalls.verdict or self._course.outcome(stopped_code=self._stopped_code())
+        in_cluster = self._cluster.verdict if self._cluster and not self._course.has_failed else None
+        return self._stalls.verdict or in_cluster or self._course.outcome(stopped_code=self._stopped_code())
 
     def _conclude(self, own: Outcome) -> Outcome | Meeting:
         """What this host's part comes to beside the others': all start again, or leave together with the first cause.
@@ -157,7 +164,8 @@ class _Supervisor:
             return again.meeting if again else own
         # In a processing job no host waits for another's script, and one that is done early leaves nobody alone.
         early = None if self._plan.processes else left_early(self._course.ends)
-        at = self._course.failed_at(time.time())
+        in_cluster = self._cluster.failed_at if self._cluster else None
+        at = self._course.failed_at(in_cluster or time.time())
         link.done(HostEnd.from_outcome(self._plan.host, own, at=at, early=early))
         generation = self._plan.meeting.generation
         while link.verdict is None and not self._impatient:
@@ -205,6 +213,7 @@ class _Supervisor:
         with suppress(OSError):  # there is none; the next generation's cause is not this one's
             failure = self._plan.job.paths.failure
             failure.replace(failure.with_name("failure.previous"))
+        self._cluster, self._head_up = None, False
         self._course = self._new_course(self._course.stop_signal, generation=meeting.generation)
         self._stalls.reset()
         self._plan = replace(self._plan, meeting=meeting)
@@ -224,6 +233,7 @@ class _Supervisor:
         ears = Ears(
             end=self._end_ranks, stop=self._told_to_stop, agreed=self._agreed, say=self._say, again=self._again,
             report=self._report, reported=self._stalls.reported, show=self._show, shown=self._stalls.shown,
+            up=self._up, released=self._released, absent=self._absent,
         )  # fmt: skip
         return (Hub if self._plan.leads else Spoke)(self._loop, self._plan, ears, key=self._key)
 
@@ -249,22 +259,79 @@ class _Supervisor:
             self._say(words.announcement(self._plan))
         folder = self._run_dir / str(meeting.generation)
         self._ranks = Generation(self._plan, self._engine, self._course, folder=folder, relay=self._relay)
-        self._ranks.start()
+        if self._plan.cluster:
+            self._join_cluster()
+        else:
+            self._ranks.start()
+
+    def _join_cluster(self) -> None:
+        """This host's daemons. The one command starts on the first host, when the engine counts all hosts."""
+        from trainkit.launch.cluster import Cluster, Hooks  # most jobs have none
+
+        link = self._link
+
+        def up() -> None:
+            if isinstance(link, Hub):
+                link.up()
+
+        def failed() -> None:
+            if link:
+                link.failed()
+            self._end_ranks()
+
+        def absent(hosts: Iterable[str], why: str) -> None:
+            assert isinstance(link, Hub)
+            link.absent([*hosts], why)
+
+        hooks = Hooks(up, self._start_in_cluster, failed, absent)
+        self._cluster = Cluster(self._plan, self._setting, hooks, link=link)
+        self._cluster.start()
+        if self._head_up:  # it was told with the meeting
+            self._cluster.up()
+
+    def _start_in_cluster(self) -> None:
+        assert self._cluster and self._ranks
+        if self._course.stop_signal is None and not self._course.others_failed:
+            self._plan = replace(self._plan, environment={**self._plan.environment, **self._cluster.driver})
+            self._ranks.start(self._plan)
+
+    def _leave_cluster(self) -> None:
+        """The command has ended, here or on the first host, or all are to end."""
+        if self._cluster:
+            if isinstance(self._link, Hub) and not self._course.has_failed and not self._cluster.verdict:
+                self._link.release()
+            # What the first host runs ends last: the others' daemons would fail, or complain, without it.
+            if self._plan.leads:
+                self._cluster.leave()
+            else:
+                self._cluster.close()
 
     def _wait(self) -> None:
-        while not self._course.over:
+        while not self._course.over or self._in_cluster():
             patience = self._course.deadline or self._stalls.next_look
             moments = [patience, self._link.next_tick if self._link else None]
+            if self._cluster:
+                moments.append(self._cluster.next_look)
             self._loop.turn(until=min(filter(None, moments), default=None))
             self._carry_out(self._course.tick(now=time.monotonic()))
+            if self._cluster:
+                self._cluster.tick()
             self._look_for_stalls()
             if self._link:
                 self._link.tick()
 
+    def _in_cluster(self) -> bool:
+        """Whether this host's daemons are wanted, though no process of the script runs here."""
+        if not self._cluster or self._cluster.verdict or self._course.others_failed or self._impatient:
+            return False
+        if not self._plan.leads:
+            return not self._cluster.released
+        return not self._cluster.ready and self._course.stop_signal is None
+
     def _wait_behind_shell(self) -> None:
         """A shell that was told to end is gone at once, while what it ran in its session still heeds the signal."""
         shell = self._plan.processes and self._plan.processes.is_shell
-        known = self._strangers | self._engine.helpers
+        known = self._strangers | self._engine.helpers | (self._cluster.pids if self._cluster else frozenset())
         while shell and self._course.deadline and not self._impatient and {*children()} - known:
             now = time.monotonic()
             if now >= self._course.deadline:
@@ -289,6 +356,8 @@ class _Supervisor:
     def _end_everything(self) -> None:
         """No process of the job outlives this, whatever state we are in."""
         self._engine.close()
+        if self._cluster:
+            self._cluster.close()
         self._carry_out([Signal(tuple(self._course.running), signal.SIGKILL)])
         self._let_writers_finish()
         self._clear_ranks()
@@ -311,6 +380,19 @@ class _Supervisor:
         if self._ranks:
             self._ranks.close()
             self._ranks = None
+
+    def _up(self) -> None:
+        self._head_up = True
+        if self._cluster:
+            self._cluster.up()
+
+    def _released(self) -> None:
+        if self._cluster:
+            self._cluster.released = True
+
+    def _absent(self, why: str) -> None:
+        if self._cluster:
+            self._cluster.blame(why)
 
     def _engine_ready(self) -> None:
         self._ready = True
@@ -377,6 +459,8 @@ class _Supervisor:
 
     def _reap(self) -> None:
         for ended in reap():
+            if self._cluster and self._cluster.reap(ended):
+                continue
             ours = self._ranks is not None and self._ranks.reap(ended)  # else the template, the store, or an orphan
             if ours and self._link and self._course.has_failed:
                 self._link.failed()

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainkit.contract.environ import RUN_DIR, Resources, arguments, variables
 from trainkit.contract.job import Job
@@ -16,6 +17,9 @@ from trainkit.plan.machine import Machine
 from trainkit.plan.network import Default
 from trainkit.plan.script import Script
 from trainkit.plan.world import World
+
+if TYPE_CHECKING:
+    from trainkit.plan.clusters.base import Engine
 
 BOOTSTRAP = Path(__file__).parents[1] / "launch"
 """What ranks start from, by file: under `python -m`, a trainkit.py beside the script would be taken for us."""
@@ -46,6 +50,8 @@ class Process:
     """Whether a shell stands between us and what works: it passes no signals on, so all of its session gets them."""
     problem: TrainkitError | None = None
     """Why it cannot be started. It is said at the start, when all hosts are there to hear it."""
+    cluster: str | None = None
+    """The kind of cluster that it asks for by what it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,8 @@ class LaunchPlan:
     warnings: tuple[str, ...]
     processes: Process | None = None
     """In a processing job, what each host runs instead of ranks."""
+    cluster: Engine | None = None
+    """What runs on all hosts, then; `processes` runs on the first one only."""
 
     @property
     def host(self) -> str:
