@@ -207,7 +207,7 @@ class Cluster:
             self._stop_asking()
             self.ready = True
             took = time.monotonic() - self._began
-            self._setting.say(f"{self._title} counts {', '.join(self._plan.world.hosts)}: ready after {took:.1f} s")
+            self._setting.say(f"{self._title} counts {', '.join(self._plan.world.hosts)} after {took:.1f} s")
             self._hooks.ready()
 
     def _stop_asking(self) -> None:

@@ -331,7 +331,10 @@ class _Supervisor:
     def _wait_behind_shell(self) -> None:
         """A shell that was told to end is gone at once, while what it ran in its session still heeds the signal."""
         shell = self._plan.processes and self._plan.processes.is_shell
-        known = self._strangers | self._engine.helpers | (self._cluster.pids if self._cluster else frozenset())
+        known = self._strangers | self._engine.helpers
+        if self._cluster:  # what a daemon that died has left is no work of the command's
+            shell = shell and self._plan.leads and not self._cluster.verdict
+            known |= self._cluster.pids
         while shell and self._course.deadline and not self._impatient and {*children()} - known:
             now = time.monotonic()
             if now >= self._course.deadline:
