@@ -1,5 +1,7 @@
-"""A Spark of real processes, without the JVM: spark-class with a master that has a page and asks for the secret, workers
-that register and have an executor in a session of its own, and spark-submit, which runs the application.
+"""A Spark of real processes, without the JVM.
+
+spark-class with a master that has a page and asks for the secret, and workers that register and have an executor in a
+session of its own; spark-submit, which runs the application.
 
 FAULT names a host and what its worker does: `algo-3 refuses` exits, `algo-3 sulks` never registers.
 """

@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 from engines import small_spark
 from harness import processes_mentioning
-
 from hosts import test_processing as processing
 
 HOSTS = processing.HOSTS
@@ -206,5 +205,3 @@ def test_an_engine_that_is_not_installed_ends_all_hosts_before_anything_starts(t
     assert first is not None
     assert first.startswith("TRAINKIT_CLUSTER=spark needs Spark, which this image has not: install trainkit[spark]")
     assert not any("never" in log for _, log in ended)
-
-

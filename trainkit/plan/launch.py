@@ -203,7 +203,7 @@ def make(
         environment={**contract, **{default.name: default.value for default in defaults}},
         defaults=tuple(defaults),
         keeps_terminal=keeps_terminal,
-        warnings=(*strange(environ), *name_warnings, *network_warnings, *_gpu_warnings(machine, here)),
+        warnings=(*strange(environ), *name_warnings, *network_warnings, *_warnings(job, machine, here)),
     )
 
 
@@ -224,6 +224,11 @@ def _engine(job: Job, script: Script, *, ranks: int, keeps_terminal: bool) -> tu
     if not preload:
         return "spawn", "the script imports no torch, so there is nothing worth importing once for all ranks", ()
     return "fork", f"{', '.join(dict.fromkeys(preload))} are imported once, then every rank is a fork", preload
+
+
+def _warnings(job: Job, machine: Machine, procs: int) -> tuple[str, ...]:
+    unheard = ("TRAINKIT_CLUSTER is for processing jobs, and says nothing here",) if job.settings.cluster else ()
+    return (*unheard, *_gpu_warnings(machine, procs))
 
 
 def _gpu_warnings(machine: Machine, procs: int) -> tuple[str, ...]:
