@@ -27,14 +27,14 @@ def test_it_ends_as_the_command_ends(script: str, status: int) -> None:
 
 
 PAIR = """
-import os, signal, sys
-def heard(*_): os.write(1, b"command " if child else b"child "); child or os._exit(0)
+import os, signal, sys, time
+told = []
+def heard(*_): os.write(1, b"command " if child else b"child "); told.append(1)
 signal.signal(signal.SIGTERM, heard)
 child = os.fork()
-if child == 0:
-    os.write(1, b"ready\\n")
-    while True: signal.pause()
-signal.pause()
+if child == 0: os.write(1, b"ready\\n")
+while not told: time.sleep(0.01)
+if child == 0: os._exit(0)
 if sys.argv[1] == "False": os.kill(child, 9)
 os.wait()
 """
