@@ -32,7 +32,7 @@ from trainkit.launch.processes import Ended, kill_group
 from trainkit.plan.clusters.base import Daemon, Parts, Place
 from trainkit.plan.launch import LaunchPlan
 
-_SHORT = 50  # characters of a folder for sockets: their paths have 107 at most, and Ray's 50 of its own
+_SHORT = 50  # characters of a folder for sockets: their paths have 107 at most, and an engine adds its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,8 @@ class Cluster:
         self._setting = setting
         self._hooks = hooks
         self._title = plan.cluster.title
-        self._folder = _make_folder(setting.folder(plan) / "cluster", plan.host)
+        short = _SHORT if plan.cluster.has_sockets else math.inf
+        self._folder = _make_folder(setting.folder(plan) / "cluster", plan.host, most=short)
         secret = link.secret if link else os.urandom(32)
         self._secret = secret.hex()
         environ = {**setting.environ, **plan.environment}
@@ -275,10 +276,10 @@ def _how(ended: Ended) -> str:
     return f"ended by itself, exit code {ended.status}"
 
 
-def _make_folder(preferred: Path, host: str) -> Path:
-    """`preferred` where its name is short enough for sockets in it; else another that `Cluster.close` removes."""
+def _make_folder(preferred: Path, host: str, *, most: float) -> Path:
+    """`preferred` where its name has at `most` so many characters; else another, which `Cluster.close` removes."""
     try:
-        if len(str(preferred)) <= _SHORT:
+        if len(str(preferred)) <= most:
             preferred.mkdir()
             return preferred
         return Path(tempfile.mkdtemp(prefix="trainkit-"))

@@ -100,7 +100,7 @@ class _Supervisor:
         self._course = self._new_course(None)
         self._ranks: Generation | None = None
         self._cluster: Cluster | None = None
-        self._head_up = False
+        self._head_up: int | None = None
         self._ready = False
         self._link: Hub | Spoke | None = None
         self._stopped_by_others = False
@@ -209,11 +209,13 @@ class _Supervisor:
 
     def _begin_again(self, meeting: Meeting) -> Meeting:
         """Clear away what the last generation left. Every restart has come so far on every host."""
+        if self._cluster:
+            self._cluster.close()
+            self._cluster = None
         self._clear_ranks(spare=writers.alive(self._run_dir))  # what was copied last may be what is restored
         with suppress(OSError):  # there is none; the next generation's cause is not this one's
             failure = self._plan.job.paths.failure
             failure.replace(failure.with_name("failure.previous"))
-        self._cluster, self._head_up = None, False
         self._course = self._new_course(self._course.stop_signal, generation=meeting.generation)
         self._stalls.reset()
         self._plan = replace(self._plan, meeting=meeting)
@@ -260,11 +262,11 @@ class _Supervisor:
         folder = self._run_dir / str(meeting.generation)
         self._ranks = Generation(self._plan, self._engine, self._course, folder=folder, relay=self._relay)
         if self._plan.cluster:
-            self._join_cluster()
+            self._join_cluster(meeting)
         else:
             self._ranks.start()
 
-    def _join_cluster(self) -> None:
+    def _join_cluster(self, meeting: Meeting) -> None:
         """This host's daemons. The one command starts on the first host, when the engine counts all hosts."""
         from trainkit.launch.cluster import Cluster, Hooks  # most jobs have none
 
@@ -286,7 +288,7 @@ class _Supervisor:
         hooks = Hooks(up, self._start_in_cluster, failed, absent)
         self._cluster = Cluster(self._plan, self._setting, hooks, link=link)
         self._cluster.start()
-        if self._head_up:  # it was told with the meeting
+        if self._head_up == meeting.generation:  # it was told together with the meeting
             self._cluster.up()
 
     def _start_in_cluster(self) -> None:
@@ -385,8 +387,8 @@ class _Supervisor:
             self._ranks = None
 
     def _up(self) -> None:
-        self._head_up = True
-        if self._cluster:
+        self._head_up = self._link.generation if self._link else None
+        if self._cluster and self._head_up == self._plan.meeting.generation:
             self._cluster.up()
 
     def _released(self) -> None:

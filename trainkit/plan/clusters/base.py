@@ -67,6 +67,10 @@ class Engine(Protocol):
     def title(self) -> str:
         """`Spark`, for people."""
 
+    @property
+    def has_sockets(self) -> bool:
+        """Whether it makes sockets in its folder, whose name must then be short."""
+
     def parts(self, place: Place, environ: Mapping[str, str]) -> Parts:
         """What runs there. `environ` is the script's: what it sets is not overruled without need."""
 

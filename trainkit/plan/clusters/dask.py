@@ -21,6 +21,7 @@ class Dask:
     machine: Machine
 
     title = "Dask"
+    has_sockets = False
 
     @classmethod
     def find(cls, *, machine: Machine, environ: Mapping[str, str]) -> Dask:

@@ -20,6 +20,7 @@ class Ray:
     machine: Machine
 
     title = "Ray"
+    has_sockets = True
 
     @classmethod
     def find(cls, *, machine: Machine, environ: Mapping[str, str]) -> Ray:

@@ -49,6 +49,7 @@ class Spark:
     """The text of its spark-defaults.conf."""
 
     title = "Spark"
+    has_sockets = False
 
     @classmethod
     def find(cls, *, machine: Machine, environ: Mapping[str, str]) -> Spark:
