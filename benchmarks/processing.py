@@ -1,18 +1,23 @@
 """Feature engineering on one host: trainkit beside duckdb written by hand, and one row at inference.
 
-    python benchmarks/processing.py [--quick] [--rounds N] [--files N] [--limited]
+    python benchmarks/processing.py [--quick] [--rounds N] [--files N] [--limited] [--only features|clusters]
 
 The job: Parquet (17 columns, 400,000 rows a file, about 30 MiB), a timestamp parsed from text, a filter, a left join
 with 2,000 rows, a logarithm, a hash split 80/10/10; on the training rows mean and std of 10 numbers, vocabularies of 5
 texts (10 times at least); Parquet by split. 24 files without --quick. Contenders take turns. CPU and memory (PSS)
 are of the process tree, looked at every 50 ms, imports included. `--limited` adds 4 GiB of input under --memory 1G.
+
+The clusters: seconds from the meeting of two local hosts until the engine counts both, and until the job is over, whose
+one command ends at once. Those of Spark, Ray and Dask that are installed take turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -129,13 +134,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--files", type=int, default=24)
     parser.add_argument("--limited", action="store_true")
+    parser.add_argument("--only", choices=("features", "clusters"))
     asked = parser.parse_args()
     files, rounds = (2, 1) if asked.quick else (asked.files, asked.rounds)
     with tempfile.TemporaryDirectory(prefix="bench-processing-") as scratch:
         folder = Path(scratch)
-        compare(folder, files, rounds)
-        if asked.limited:
-            limited(folder)
+        if asked.only != "clusters":
+            compare(folder, files, rounds)
+            if asked.limited:
+                limited(folder)
+        if asked.only != "features":
+            clusters(folder, rounds)
 
 
 def compare(folder: Path, files: int, rounds: int) -> None:
@@ -179,6 +188,34 @@ def limited(folder: Path) -> None:
     command += [f"--input={name}={folder / 'data' / name}" for name in ("trips", "zones")]
     cpu, memory, wall = measure([*command, "--output", str(folder / "ours"), "--spill", str(folder)])
     print(f"4 GiB of input, --memory 1G: CPU {cpu:.1f} s, memory {memory:.0f} MiB, wall {wall:.1f} s")
+
+
+def clusters(folder: Path, rounds: int) -> None:
+    """How long two hosts wait for each engine."""
+    (folder / "app").mkdir()
+    (folder / "app/app.py").touch()
+    engines = {"spark": "pyspark", "ray": "ray", "dask": "distributed"}
+    there = [engine for engine, module in engines.items() if importlib.util.find_spec(module)]
+    print(f"clusters of 2 hosts, {rounds} rounds, load {os.getloadavg()[0]:.1f}; not installed: "
+          f"{', '.join(sorted(engines.keys() - set(there))) or 'none'}")  # fmt: skip
+    found: dict[str, list[tuple[float, float, float]]] = {engine: [] for engine in there}
+    for number in range(rounds):
+        for engine in there:
+            command = [sys.executable, "-m", "trainkit.cli.main", "local", str(folder / "app/app.py"), "--processing"]
+            command += ["--hosts", "2", "--cluster", engine, "--output", str(folder / f"{engine}-{number}")]
+            before, began = os.times(), time.monotonic()
+            ran = subprocess.run(command, capture_output=True, text=True, check=False)
+            took, after = time.monotonic() - began, os.times()
+            ready = re.search(r"counts algo-1, algo-2 after ([0-9.]+) s", ran.stdout)
+            if ran.returncode or not ready:
+                raise SystemExit(f"{engine}: exit code {ran.returncode}\n{ran.stdout[-3000:]}{ran.stderr}")
+            cpu = after.children_user - before.children_user + after.children_system - before.children_system
+            found[engine].append((float(ready[1]), took, cpu))
+    for engine, runs in found.items():
+        ready, whole, cpu = (statistics.median(column) for column in zip(*runs, strict=True))
+        low, high = min(run[0] for run in runs), max(run[0] for run in runs)
+        print(f"{engine:6} counts both hosts after {ready:4.1f} s ({low:.1f}–{high:.1f}), over after {whole:4.1f} s, "
+              f"CPU {cpu:.1f} s")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -20,6 +20,13 @@ STANDARD_LIBRARY_ONLY = {"errors", "contract", "plan", "launch"}
 ARGUED = {
     # The rendezvous store is torch's; the template hosts it in a child that does nothing else.
     ("trainkit.launch.template", "torch.distributed"),
+    # Scripts that the supervisor starts, each a process beside it; no module imports them.
+    ("trainkit.launch.joined.ray_nodes", "ray._raylet"),
+    ("trainkit.launch.joined.dask_workers", "distributed"),
+    ("trainkit.launch.joined.dask_certificate", "cryptography"),
+    ("trainkit.launch.joined.dask_certificate", "cryptography.hazmat.primitives"),
+    ("trainkit.launch.joined.dask_certificate", "cryptography.hazmat.primitives.asymmetric.ed25519"),
+    ("trainkit.launch.joined.dask_certificate", "cryptography.x509.oid"),
 }
 
 MODULES = {

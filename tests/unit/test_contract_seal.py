@@ -95,3 +95,14 @@ def test_too_short_a_cluster_key_is_a_mistake_that_is_named_without_being_shown(
 
 def test_the_cluster_key_is_no_misspelled_setting() -> None:
     assert strange({CLUSTER_KEY: "k" * 16}) == []
+
+
+def test_a_covered_secret_is_read_by_the_other_end_and_by_nobody_without_the_key() -> None:
+    secret = bytes(range(32))
+    first, host = (Seal(b"k" * 32, "facts", first=who) for who in (True, False))
+    stranger = Seal(b"j" * 32, "facts", first=False)
+
+    covered = first.cover(secret)
+
+    assert host.cover(covered) == secret
+    assert secret not in (covered, stranger.cover(covered))

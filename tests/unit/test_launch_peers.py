@@ -395,7 +395,7 @@ def test_messages_are_json_lines(loop: Loop, port: int) -> None:
             return answer.endswith(b"\n")
 
         turn(loop, answered)
-    assert "speaks version 2" in json.loads(answer)["refused"]
+    assert "speaks version 3" in json.loads(answer)["refused"]
     hub.close()
 
 
@@ -463,7 +463,7 @@ OTHER_LIST = "its list of hosts is not that of algo-1 (algo-1, algo-2, algo-3): 
 
 
 def hello(host: str = "algo-2", **changed: object) -> bytes:
-    facts = {"trainkit": 2, "job": "job", "host": host, "hosts": listening.listing(plan("algo-1", 1)), "nonce": "00"}
+    facts = {"trainkit": 3, "job": "job", "host": host, "hosts": listening.listing(plan("algo-1", 1)), "nonce": "00"}
     return json.dumps({**facts, **changed}).encode() + b"\n"
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from trainkit.errors import ScriptMissing, TrainkitError, UsageError
 from trainkit.plan import command, spark
+from trainkit.plan.clusters import spark as clusters
 from trainkit.plan.definition import ENTRY
 from trainkit.plan.launch import BOOTSTRAP
 
@@ -23,9 +24,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def resolve(folder: Path, *arguments: str, hosts: int = 1, **environ: str) -> Any:
+def resolve(folder: Path, *arguments: str, hosts: int = 1, cluster: str | None = None, **environ: str) -> Any:
     given = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", **environ}
-    return command.resolve(arguments, folders=(folder,), environ=given, script=environ.get("script"), hosts=hosts)
+    script = environ.get("script")
+    return command.resolve(arguments, folders=(folder,), environ=given, script=script, hosts=hosts, cluster=cluster)
 
 
 @pytest.mark.parametrize("prefix", [(), ("process",), ("train",), ("trainkit", "process"), ("process", "process")])
@@ -111,21 +113,45 @@ def test_a_submission_is_taken_apart_as_spark_would() -> None:
 
 
 def test_spark_that_is_not_installed_is_named_with_its_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spark.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(clusters.importlib.util, "find_spec", lambda name: None)
 
     with pytest.raises(TrainkitError, match=r"app.py needs Spark.*install trainkit\[spark\]"):
         resolve(folder, "smspark-submit", "--py-files", "a.py", "app.py")
 
 
-def test_spark_runs_in_local_mode_on_one_host_and_is_refused_on_two(folder: Path) -> None:
-    submit = folder / "bin/spark-submit"
-    submit.parent.mkdir()
-    submit.write_text("#!/bin/sh\n")
-    submit.chmod(0o755)
+@pytest.fixture
+def bin_folder(folder: Path) -> Path:
+    """A folder of programs, with Spark's and a java."""
+    for name in ("spark-submit", "spark-class", "java"):
+        program = folder / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+    return folder / "bin"
 
-    found = resolve(folder, "smspark-submit", "--name", "n", "app.py", "1", PATH=str(submit.parent))
 
-    assert found.argv[2:] == (str(submit), "--master", "local[*]", "--name", "n", str(folder / "app.py"), "1")
-    assert found.argv[:2] == ("env", f"PYSPARK_PYTHON={sys.executable}")
-    with pytest.raises(UsageError, match="submitted on 2 hosts"):
-        resolve(folder, "smspark-submit", "app.py", PATH=str(submit.parent), hosts=2)
+def test_spark_runs_in_local_mode_on_one_host_and_in_a_cluster_on_two(folder: Path, bin_folder: Path) -> None:
+    submit = str(bin_folder / "spark-submit")
+    app = str(folder / "app.py")
+
+    alone = resolve(folder, "smspark-submit", "--name", "n", "app.py", "1", PATH=str(bin_folder))
+    both = resolve(folder, "smspark-submit", "--name", "n", "app.py", "1", PATH=str(bin_folder), hosts=2)
+    each = resolve(folder, "smspark-submit", "app.py", PATH=str(bin_folder), hosts=2, cluster="none")
+
+    assert alone.argv[2:] == (submit, "--master", "local[*]", "--name", "n", app, "1")
+    assert alone.argv[:2] == ("env", f"PYSPARK_PYTHON={sys.executable}")
+    assert (both.argv[2:], both.cluster) == ((submit, "--name", "n", app, "1"), "spark")
+    assert (each.argv[2:], each.cluster) == ((submit, "--master", "local[*]", app), None)
+
+
+def test_a_submission_that_names_another_cluster_is_refused_on_several_hosts(folder: Path, bin_folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"submitted with --master on 2 hosts.*leave --master out"):
+        resolve(folder, "smspark-submit", "--master", "yarn", "app.py", PATH=str(bin_folder), hosts=2)
+    with pytest.raises(UsageError, match="TRAINKIT_CLUSTER=ray is no Spark"):
+        resolve(folder, "smspark-submit", "app.py", PATH=str(bin_folder), cluster="ray")
+
+
+def test_spark_without_java_is_said_before_anything_starts(folder: Path, bin_folder: Path) -> None:
+    (bin_folder / "java").unlink()
+    with pytest.raises(TrainkitError, match=r"Spark needs Java, and there is none .*: install a Java 17 runtime"):
+        resolve(folder, "smspark-submit", "app.py", PATH=str(bin_folder))

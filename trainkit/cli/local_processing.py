@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainkit.cli import arguments
+from trainkit.contract.settings import CLUSTERS
 from trainkit.errors import UsageError
 from trainkit.launch.output import Console
 from trainkit.local import isolation, processing_request, processing_service
@@ -35,7 +36,8 @@ def main(argv: Sequence[str], loaded: Loaded | None = None) -> int:
     what: Path = given.job
     request: dict[str, Any] = {}
     if loaded:
-        if unheard := [name for name in ("hosts", "input", "result") if getattr(given, name)] or argv[split + 1 :]:
+        said = [name for name in ("hosts", "cluster", "input", "result") if getattr(given, name)]
+        if unheard := said or argv[split + 1 :]:
             raise UsageError(f"{unheard[0]} is said by {what} itself: change it there")
         request = dict(processing_request.checked(loaded.request, file=str(what)))
         around = Surroundings(base=what.absolute().parent, image_code=given.code, upload=given.upload)
@@ -60,6 +62,7 @@ def _compose(given: argparse.Namespace, rest: Sequence[str], *, output: Path, no
     shorthand = Shorthand(
         script=given.job, arguments=tuple(rest), hosts=given.hosts or 1, inputs=inputs,
         sharded=frozenset(given.shard), outputs=results, continuous=given.continuous,
+        environment={"TRAINKIT_CLUSTER": given.cluster} if given.cluster else {},
     )  # fmt: skip
     return processing_request.compose(shorthand, output=output, now=now)
 
@@ -93,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Run a CreateProcessingJob request, or a script as a processing job, here.",
     )
     parser.add_argument("job", type=Path, help="a request (.json), or a script; its folder is the input `code`")
+    parser.add_argument(
+        "--cluster", choices=CLUSTERS, help="the engine to start on all hosts, for the script on the first one"
+    )
     parser.add_argument("--hosts", type=arguments.count, metavar="N", help="hosts (default: 1)")
     parser.add_argument(
         "--input", action="append", default=[], metavar="NAME=PATH|URL",

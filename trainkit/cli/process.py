@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -27,7 +27,9 @@ from trainkit.errors import TrainkitError
 from trainkit.launch import supervise, words
 from trainkit.launch.output import Console
 from trainkit.plan import command, machine, process
+from trainkit.plan.clusters.base import Engine
 from trainkit.plan.launch import Process
+from trainkit.plan.machine import Machine
 
 _USAGE = """\
 usage: process SCRIPT [argument]...      a script: .py, .sh
@@ -67,8 +69,13 @@ def run(paths: Paths, arguments: Sequence[str], *, console: Console) -> tuple[Pr
     folders = (Path.cwd(), paths.processing / "input/code", paths.code)
     environ = {**job.environment, **os.environ}
     asked = environ.get("TRAINKIT_SCRIPT") or environ.get("SAGEMAKER_PROGRAM")
+    here, wanted, cluster = machine.look(os.environ), job.settings.cluster, None
     try:
-        what = command.resolve(arguments, folders=folders, environ=environ, script=asked, hosts=len(job.hosts))
+        what = command.resolve(
+            arguments, folders=folders, environ=environ, script=asked, hosts=len(job.hosts), cluster=wanted
+        )
+        kind = what.cluster or wanted or "none"
+        cluster = _cluster(kind, machine=here, environ=environ) if kind != "none" else None
     except TrainkitError as error:
         if len(job.hosts) == 1:
             raise
@@ -79,13 +86,19 @@ def run(paths: Paths, arguments: Sequence[str], *, console: Console) -> tuple[Pr
         if output.path and not output.app_managed:
             _make(output.path)
     planner = partial(
-        process.make, job, what, machine=machine.look(os.environ), environ=os.environ, folder=Path.cwd(),
-        warnings=process.unready(job),
+        process.make, job, what, machine=here, environ=os.environ, folder=Path.cwd(),
+        warnings=process.unready(job), cluster=cluster,
     )  # fmt: skip
     outcome = supervise.run(planner, environ=os.environ, console=console)
     # A variable of the request may be a secret that our own environment does not have.
     hidden = scrub(outcome.failure, job.environment) if outcome.failure else None
     return job, replace(outcome, failure=hidden)
+
+
+def _cluster(kind: str, *, machine: Machine, environ: Mapping[str, str]) -> Engine:
+    from trainkit.plan.clusters import choose  # most jobs have none
+
+    return choose.find(kind, machine=machine, environ=environ)
 
 
 def _set_aside(paths: Paths) -> None:

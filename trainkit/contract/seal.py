@@ -6,7 +6,8 @@
 
 A seal fits one message, at its place, in its direction, on this connection: nothing can be changed, put in, left out,
 said again or sent back. The host shows first that it knows the key: whoever merely connects is told nothing that a
-guess could be tried on. What is said can be read on the way; nothing of it is secret.
+guess could be tried on. What is said can be read on the way, but for one secret a connection: `cover` hides that from
+whoever does not know the key.
 
 hashlib and hmac cost a start 5 ms, and most jobs have one host: they are imported where a link is made.
 """
@@ -60,6 +61,7 @@ class Seal:
         # A key for each direction: what one end has said is no word of the other's.
         ends = [_digest(session, end) for end in (b"first", b"host")]
         self._own, self._others = ends if first else reversed(ends)
+        self._pad = _digest(session, b"secret")
         self._said = self._heard = 0
 
     @property
@@ -81,6 +83,10 @@ class Seal:
             raise BrokenSeal
         self._heard += 1
         return message
+
+    def cover(self, secret: bytes) -> bytes:
+        """`secret`, at most 32 bytes, as it may be sent, and back. For one of them on each connection, and no more."""
+        return bytes(one ^ two for one, two in zip(secret, self._pad, strict=False))
 
 
 def _mac(key: bytes, number: int, message: bytes) -> bytes:

@@ -22,6 +22,7 @@ from trainkit.errors import Mistake
 ENGINES = ("fork", "spawn", "torchrun")
 STALL_ACTIONS = ("warn", "act")
 DIALECTS = (TOOLKIT, JSON)
+CLUSTERS = ("none", "spark", "ray", "dask")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Settings:
     resume_from: str | None = None
     features: str | None = None
     features_url: str | None = None
+    cluster: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +193,10 @@ TABLE = (
     Setting(
         "features_url", _text, "a URL",
         "where the first host puts what features.py made, for the other hosts and for the next start",
+    ),
+    Setting(
+        "cluster", _choice(*CLUSTERS), f"one of {', '.join(CLUSTERS)}",
+        "in a processing job, the engine that is started on all hosts for a command on the first (docs/processing.md)",
     ),
 )  # fmt: skip
 NOT_SETTINGS = (

@@ -39,8 +39,9 @@ class Generation:
         except OSError as error:
             raise limits.cannot_write(plan.host, folder, error) from None
 
-    def start(self) -> None:
-        """Start them. Raises TrainkitError where one cannot be; those before it run then."""
+    def start(self, plan: LaunchPlan | None = None) -> None:
+        """Start them, by a later `plan` if there is one. Raises TrainkitError where one cannot be; those before run."""
+        self._plan = plan or self._plan
         for started in self._engine.start(self._plan):
             self._running[started.pid] = started
             self._course.started(started.pid)

@@ -74,12 +74,7 @@ def spawn(
     pid = os.fork()
     if pid:
         os.close(tell)
-        with os.fdopen(told, "rb") as pipe:
-            failure = pipe.read()
-        if failure:
-            os.waitpid(pid, 0)
-            number, _, what = failure.decode().partition(" ")
-            raise OSError(int(number), os.strerror(int(number)), what)
+        hear_failure(told, pid)
         return pid
     what = argv[0]
     try:  # in the child: nothing but exec or _exit may come out of here
@@ -98,6 +93,16 @@ def spawn(
         os.write(tell, f"{error.errno} {what}".encode(errors="surrogateescape"))
     finally:
         os._exit(127)
+
+
+def hear_failure(told: int, pid: int) -> None:
+    """Read the pipe `told` to its end: empty where child `pid` could execute, else the OSError that is raised here."""
+    with os.fdopen(told, "rb") as pipe:
+        failure = pipe.read()
+    if failure:
+        os.waitpid(pid, 0)
+        number, _, what = failure.decode().partition(" ")
+        raise OSError(int(number), os.strerror(int(number)), what)
 
 
 def redirect(output: int) -> None:

@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainkit.contract import writers
 from trainkit.contract.environ import CLUSTER_KEY, RUN_DIR
@@ -43,6 +44,9 @@ from trainkit.launch.waiting import busy, linger, wait
 from trainkit.launch.watch import Report
 from trainkit.plan.launch import LaunchPlan, Meeting
 from trainkit.plan.world import World
+
+if TYPE_CHECKING:
+    from trainkit.launch.cluster import Cluster
 
 WRITERS_GRACE = 20.0
 """Seconds for a checkpoint that is being written when the ranks are gone."""
@@ -93,6 +97,8 @@ class _Supervisor:
         self._restarts = Restarts(plan.job.settings.max_restarts)
         self._course = self._new_course(None)
         self._ranks: Generation | None = None
+        self._cluster: Cluster | None = None
+        self._head_up: int | None = None
         self._ready = False
         self._link: Hub | Spoke | None = None
         self._stopped_by_others = False
@@ -137,6 +143,7 @@ class _Supervisor:
                     self._start(meeting)
                     self._wait()
                     self._wait_behind_shell()
+                    self._leave_cluster()
                 elif self._link:
                     self._link.failed()  # others may have started already: they would wait for our ranks
         except TrainkitError as error:
@@ -145,7 +152,8 @@ class _Supervisor:
             self._end_ranks()
             self._wait()
             return Outcome(error.exit_code, str(error))
-        return self._stalls.verdict or self._course.outcome(stopped_code=self._stopped_code())
+        in_cluster = self._cluster.verdict if self._cluster and not self._course.has_failed else None
+        return self._stalls.verdict or in_cluster or self._course.outcome(stopped_code=self._stopped_code())
 
     def _conclude(self, own: Outcome) -> Outcome | Meeting:
         """What this host's part comes to beside the others': all start again, or leave together with the first cause.
@@ -160,7 +168,8 @@ class _Supervisor:
             return again.meeting if again else own
         # In a processing job no host waits for another's script, and one that is done early leaves nobody alone.
         early = None if self._plan.processes else left_early(self._course.ends)
-        at = self._course.failed_at(time.time())
+        in_cluster = self._cluster.failed_at if self._cluster else None
+        at = self._course.failed_at(in_cluster or time.time())
         generation = self._plan.meeting.generation
         said = _read(self._run_dir / str(generation) / SAID) if self._plan.processes else None
         link.done(HostEnd.from_outcome(self._plan.host, own, at=at, early=early, said=said or ""))
@@ -205,6 +214,9 @@ class _Supervisor:
 
     def _begin_again(self, meeting: Meeting) -> Meeting:
         """Clear away what the last generation left. Every restart has come so far on every host."""
+        if self._cluster:
+            self._cluster.close()
+            self._cluster = None
         self._clear_ranks(spare=writers.alive(self._run_dir))  # what was copied last may be what is restored
         with suppress(OSError):  # there is none; the next generation's cause is not this one's
             failure = self._plan.job.paths.failure
@@ -228,7 +240,7 @@ class _Supervisor:
         ears = Ears(
             end=self._end_ranks, stop=self._told_to_stop, agreed=self._agreed, say=self._say, again=self._again,
             report=self._report, reported=self._stalls.reported, show=self._show, shown=self._stalls.shown,
-            traits=preflight.traits(self._environ),
+            traits=preflight.traits(self._environ), up=self._up, released=self._released, absent=self._absent,
         )  # fmt: skip
         return (Hub if self._plan.leads else Spoke)(self._loop, self._plan, ears, key=self._key)
 
@@ -297,22 +309,82 @@ class _Supervisor:
             self._say(words.announcement(self._plan))
         folder = self._run_dir / str(meeting.generation)
         self._ranks = Generation(self._plan, self._engine, self._course, folder=folder, relay=self._relay)
-        self._ranks.start()
+        if self._plan.cluster:
+            self._join_cluster(meeting)
+        else:
+            self._ranks.start()
+
+    def _join_cluster(self, meeting: Meeting) -> None:
+        """This host's daemons. The one command starts on the first host, when the engine counts all hosts."""
+        from trainkit.launch.cluster import Cluster, Hooks  # most jobs have none
+
+        link = self._link
+
+        def up() -> None:
+            if isinstance(link, Hub):
+                link.up()
+
+        def failed() -> None:
+            if link:
+                link.failed()
+            self._end_ranks()
+
+        def absent(hosts: Iterable[str], why: str) -> None:
+            assert isinstance(link, Hub)
+            link.absent([*hosts], why)
+
+        hooks = Hooks(up, self._start_in_cluster, failed, absent)
+        self._cluster = Cluster(self._plan, self._setting, hooks, link=link)
+        self._cluster.start()
+        if self._head_up == meeting.generation:  # it was told together with the meeting
+            self._cluster.up()
+
+    def _start_in_cluster(self) -> None:
+        assert self._cluster and self._ranks
+        if self._course.stop_signal is None and not self._course.others_failed:
+            self._plan = replace(self._plan, environment={**self._plan.environment, **self._cluster.driver})
+            self._ranks.start(self._plan)
+
+    def _leave_cluster(self) -> None:
+        """The command has ended, here or on the first host, or all are to end."""
+        if self._cluster:
+            if isinstance(self._link, Hub) and not self._course.has_failed and not self._cluster.verdict:
+                self._link.release()
+            # What the first host runs ends last: the others' daemons would fail, or complain, without it.
+            if self._plan.leads:
+                self._cluster.leave()
+            else:
+                self._cluster.close()
 
     def _wait(self) -> None:
-        while not self._course.over:
+        while not self._course.over or self._in_cluster():
             patience = self._course.deadline or self._stalls.next_look
             moments = [patience, self._link.next_tick if self._link else None]
+            if self._cluster:
+                moments.append(self._cluster.next_look)
             self._loop.turn(until=min(filter(None, moments), default=None))
             self._carry_out(self._course.tick(now=time.monotonic()))
+            if self._cluster:
+                self._cluster.tick()
             self._look_for_stalls()
             if self._link:
                 self._link.tick()
+
+    def _in_cluster(self) -> bool:
+        """Whether this host's daemons are wanted, though no process of the script runs here."""
+        if not self._cluster or self._cluster.verdict or self._course.others_failed or self._impatient:
+            return False
+        if not self._plan.leads:
+            return not self._cluster.released
+        return not self._cluster.ready and self._course.stop_signal is None
 
     def _wait_behind_shell(self) -> None:
         """A shell that was told to end is gone at once, while what it ran in its session still heeds the signal."""
         shell = self._plan.is_shell
         known = self._strangers | self._engine.helpers
+        if self._cluster:  # what a daemon that died has left is no work of the command's
+            shell = shell and self._plan.leads and not self._cluster.verdict
+            known |= self._cluster.pids
         while shell and self._course.deadline and not self._impatient and {*children()} - known:
             now = time.monotonic()
             if now >= self._course.deadline:
@@ -337,6 +409,8 @@ class _Supervisor:
     def _end_everything(self) -> None:
         """No process of the job outlives this, whatever state we are in."""
         self._engine.close()
+        if self._cluster:
+            self._cluster.close()
         self._carry_out([Signal(tuple(self._course.running), signal.SIGKILL)])
         self._let_writers_finish()
         self._clear_ranks()
@@ -359,6 +433,19 @@ class _Supervisor:
         if self._ranks:
             self._ranks.close()
             self._ranks = None
+
+    def _up(self) -> None:
+        self._head_up = self._link.generation if self._link else None
+        if self._cluster and self._head_up == self._plan.meeting.generation:
+            self._cluster.up()
+
+    def _released(self) -> None:
+        if self._cluster:
+            self._cluster.released = True
+
+    def _absent(self, why: str) -> None:
+        if self._cluster:
+            self._cluster.blame(why)
 
     def _engine_ready(self) -> None:
         self._ready = True
@@ -426,6 +513,8 @@ class _Supervisor:
     def _reap(self) -> None:
         for ended in reap():
             if self._running_errand and self._running_errand.reap(ended):
+                continue
+            if self._cluster and self._cluster.reap(ended):
                 continue
             ours = self._ranks is not None and self._ranks.reap(ended)  # else the template, the store, or an orphan
             if ours and self._link and self._course.has_failed:

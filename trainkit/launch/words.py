@@ -14,6 +14,8 @@ def announcement(plan: LaunchPlan) -> str:
     lines = [f"{plan.script.label} as {shape}, {plan.engine} engine"]
     if plan.processes:
         lines = [f"{plan.processes.label} on {_count(len(world.hosts), 'host')}"]
+    if plan.processes and plan.cluster:
+        lines[0] = f"{plan.processes.label} on {plan.host}, {plan.cluster.title} on {_count(len(world.hosts), 'host')}"
     if plan.defaults:
         lines.append("set " + " ".join(f"{default.name}={default.value}" for default in plan.defaults))
     return "\n".join(lines)

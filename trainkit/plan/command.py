@@ -33,8 +33,9 @@ _SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ash", "ksh"})
 
 
 def resolve(
-    arguments: Sequence[str], *, folders: Sequence[Path], environ: Mapping[str, str], script: str | None, hosts: int
-) -> Process:
+    arguments: Sequence[str], *, folders: Sequence[Path], environ: Mapping[str, str], script: str | None, hosts: int,
+    cluster: str | None = None,
+) -> Process:  # fmt: skip
     """The process for what was given. A script without a folder is looked for in `folders`, in that order.
 
     Raises ScriptMissing where there is none, UsageError where a call makes no sense, and TrainkitError where what
@@ -46,7 +47,7 @@ def resolve(
     first, *rest = given
     name = Path(first).name
     if name in ("smspark-submit", "spark-submit"):
-        return spark.submission(rest, folders=folders, environ=environ, hosts=hosts)
+        return spark.submission(rest, folders=folders, environ=environ, hosts=hosts, cluster=cluster)
     if _PYTHON.fullmatch(name) and (flags := _flags_before_script(rest)) is not None:
         path = find(rest[flags], folders=folders)
         argv = (first, *rest[:flags], _started_by(path), str(path), *rest[flags + 1 :])

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainkit.contract.environ import RUN_DIR, arguments, variables
 from trainkit.contract.facts import Resources
@@ -18,6 +19,9 @@ from trainkit.plan.machine import Machine
 from trainkit.plan.network import Default
 from trainkit.plan.script import Script
 from trainkit.plan.world import World
+
+if TYPE_CHECKING:
+    from trainkit.plan.clusters.base import Engine
 
 BOOTSTRAP = Path(__file__).parents[1] / "launch"
 """What ranks start from, by file: under `python -m`, a trainkit.py beside the script would be taken for us."""
@@ -48,6 +52,8 @@ class Process:
     """Whether a shell stands between us and what works: it passes no signals on, so all of its session gets them."""
     problem: TrainkitError | None = None
     """Why it cannot be started. It is said at the start, when all hosts are there to hear it."""
+    cluster: str | None = None
+    """The kind of cluster that it asks for by what it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,8 @@ class LaunchPlan:
     warnings: tuple[str, ...]
     processes: Process | None = None
     """In a processing job, what each host runs instead of ranks."""
+    cluster: Engine | None = None
+    """What runs on all hosts, then; `processes` runs on the first one only."""
 
     @property
     def host(self) -> str:
@@ -221,7 +229,7 @@ def make(
         keeps_terminal=keeps_terminal,
         warnings=(
             *job.notes, *strange(environ), *name_warnings, *network_warnings,
-            *(_gpu_warnings(machine, here) if script.is_python else ()),
+            *_warnings(job, script, machine, here),
         ),
     )  # fmt: skip
 
@@ -243,6 +251,11 @@ def _engine(job: Job, script: Script, *, ranks: int, keeps_terminal: bool) -> tu
     if not preload:
         return "spawn", "the script imports no torch, so there is nothing worth importing once for all ranks", ()
     return "fork", f"{', '.join(dict.fromkeys(preload))} are imported once, then every rank is a fork", preload
+
+
+def _warnings(job: Job, script: Script, machine: Machine, procs: int) -> tuple[str, ...]:
+    unheard = ("TRAINKIT_CLUSTER is for processing jobs, and says nothing here",) if job.settings.cluster else ()
+    return (*unheard, *(_gpu_warnings(machine, procs) if script.is_python else ()))
 
 
 def _gpu_warnings(machine: Machine, procs: int) -> tuple[str, ...]:

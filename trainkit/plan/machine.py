@@ -19,6 +19,8 @@ class Machine:
     gpus: int
     interfaces: tuple[str, ...]
     efa: int
+    memory: int = 0
+    """Bytes that this container may use."""
 
 
 def look(environ: Mapping[str, str]) -> Machine:
@@ -28,6 +30,7 @@ def look(environ: Mapping[str, str]) -> Machine:
         gpus=_gpus(environ),
         interfaces=tuple(name for _, name in socket.if_nameindex()),
         efa=_efa(),
+        memory=_memory(),
     )
 
 
@@ -48,6 +51,18 @@ def _quota() -> int:
         except OSError:
             return 0
     return int(limit) // int(period) if limit not in ("max", "-1") else 0
+
+
+def _memory() -> int:
+    """The machine's memory, or what the control group grants of it."""
+    least = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            text = Path(f"/sys/fs/cgroup/{name}").read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        least = min(least, int(text)) if text.isdigit() else least
+    return least
 
 
 def _gpus(environ: Mapping[str, str]) -> int:

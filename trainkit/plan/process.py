@@ -10,6 +10,7 @@ from trainkit.contract.facts import Resources
 from trainkit.contract.processing import ProcessingJob
 from trainkit.contract.processing_environ import variables
 from trainkit.contract.settings import strange
+from trainkit.plan.clusters.base import Engine
 from trainkit.plan.launch import LaunchPlan, Meeting, Process
 from trainkit.plan.machine import Machine
 from trainkit.plan.network import Default
@@ -27,9 +28,11 @@ def make(
     warnings: Iterable[str] = (),
     meeting: Meeting | None = None,
     at_terminal: bool = False,
+    cluster: Engine | None = None,
 ) -> LaunchPlan:
-    """Decide everything; touch nothing. The command runs in `folder`."""
-    meeting = meeting or Meeting(World.even(job.hosts, 1), job.settings.port + 1, agent_store=False)
+    """Decide everything; touch nothing. The command runs in `folder`; with a `cluster`, on the first host only."""
+    ones = World(job.hosts, (1, *(0 if cluster else 1 for _ in job.hosts[1:])))
+    meeting = meeting or Meeting(ones, job.settings.port + 1, agent_store=False)
     resources = Resources(cpus=machine.cpus, gpus=machine.gpus)
     contract, name_warnings = variables(job, resources=resources, master=meeting.world.first, port=meeting.port)
     defaults: list[Default] = []
@@ -47,9 +50,10 @@ def make(
         args=(),
         environment={**given, **contract, **{default.name: default.value for default in defaults}},
         defaults=tuple(defaults),
-        keeps_terminal=at_terminal and meeting.world.size == 1,
+        keeps_terminal=at_terminal and meeting.world.size == 1 and cluster is None,
         warnings=(*strange(environ), *name_warnings, *warnings),
         processes=process,
+        cluster=cluster,
     )
 
 

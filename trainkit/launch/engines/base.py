@@ -89,8 +89,14 @@ def free_port(preferred: int) -> int:
 
 def execute(command: tuple[str, ...], environ: Mapping[str, str], plan: LaunchPlan, output: int | None) -> int:
     """Start `command` in the script's folder. Raises ScriptMissing where that cannot be done."""
+    folder = plan.script.folder
     try:
-        return spawn(command, environ=environ, cwd=plan.script.folder, output=output)
+        if plan.cluster and output is not None:
+            from trainkit.launch import guard  # most jobs have no cluster
+
+            shell = plan.processes is not None and plan.processes.is_shell
+            return guard.start(command, environ=environ, cwd=folder, output=output, whole_session=shell)
+        return spawn(command, environ=environ, cwd=folder, output=output)
     except OSError as error:
         what = f"cannot start {plan.script.command or plan.script.path}: {error.strerror} ({error.filename or 'fork'})"
         if error.errno not in (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR):

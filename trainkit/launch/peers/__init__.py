@@ -1,12 +1,16 @@
 """The link between the hosts' supervisors: one TCP connection from each host to the first.
 
-    host → first   {"trainkit": 2, "job", "host", "hosts", "nonce"}   this is who I am: is it you I look for?
+    host → first   {"trainkit": 3, "job", "host", "hosts", "nonce"}   this is who I am: is it you I look for?
     first → host   {"nonce"}                                          it is: from here on all is sealed (seal.py)
     host → first   {"procs", "now", "traits"}                         I am here, with that many ranks
     first → host   {"procs": {host: n}, "port", "agent_store",        all are here: start;
                     "generation", "why"}                              or, all have ended: start again, and why
+    first → host   {"secret": covered}                                in a cluster: what its engine is to ask for
     host → first   {"failed": true}                                   one of my ranks has failed: end yours
     first → all    {"end": true}                                      a host has failed: end your ranks
+    first → all    {"up": true}                                       the engine's head answers: start your daemons
+    first → all    {"released": true}                                 the one command has ended well: end the daemons
+    first → all    {"absent": [host, ..], "why"}                      whom the engine does not count: fail
     either way     {"stop": signal}                                   I was told to stop: stop too
     host → first   {"passed": n}                                      the highest boundary a rank of mine has passed
     first → all    {"agreed": n}                                      the highest of all: stop after that step

@@ -15,7 +15,7 @@ _SIOCGIFADDR = 0x8915  # Linux's request for an interface's address; elsewhere i
 
 def listen(plan: LaunchPlan) -> socket.socket:
     """The socket where hosts of this job arrive. Raises TrainkitError where the port is taken."""
-    address = (_own_address(plan), plan.link_port)
+    address = (own_address(plan), plan.link_port)
     listener = socket.socket(socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -31,8 +31,8 @@ def listen(plan: LaunchPlan) -> socket.socket:
     return listener
 
 
-def _own_address(plan: LaunchPlan) -> str:
-    """Where to listen: on the job's interface; on every address where that one is not to be found.
+def own_address(plan: LaunchPlan) -> str:
+    """Where to listen: on the job's interface; on every address ("") where that one is not to be found.
 
     Not on what our own name resolves to, in general: Debian and Ubuntu make that 127.0.1.1. Local hosts share the
     loopback interface, and there names are all there is.

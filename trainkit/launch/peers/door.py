@@ -1,6 +1,6 @@
 """The first host's door: who knocks says which host it is and shows that it knows the key, or stays outside.
 
-    a stranger   {"trainkit": 2, "job", "host", "nonce"}    compared with ours, word by word: refusals say what differs
+    a stranger   {"trainkit": 3, "job", "host", "nonce"}    compared with ours, word by word: refusals say what differs
     the door     {"nonce"}
     a stranger   {"procs", "now", "traits"}, sealed         it knows the key: no stranger any more
     the door     {"beat": true}, sealed                     so do we
@@ -168,7 +168,7 @@ class Door:
         procs, now = message.get("procs"), message.get("now")
         if not self._expects(host):  # another connection was quicker
             self._send_away(wire, self._unexpected(host))
-        elif not isinstance(procs, int) or not 1 <= procs <= 1024:
+        elif not isinstance(procs, int) or not (self._plan.cluster is None) <= procs <= 1024:
             self._send_away(wire, f"{procs!r} is no number of ranks")
         else:
             del self._strangers[wire]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -37,6 +38,7 @@ class Hub(Listening):
         self._traits = {plan.host: ears.traits}
         self._ends: dict[str, HostEnd] = {}
         self._passed: dict[str, int] = {}
+        self.secret = os.urandom(32) if plan.cluster else b""
         self._started = False
         self._beginning = False
         self._door = Door(
@@ -77,12 +79,27 @@ class Hub(Listening):
         for text in differences({host: self._traits[host] for host in self._hosts}, self._clocks):
             self._ears.say(f"warning: {text}")
         self.meeting = Meeting(World.of(self._hosts, self._procs), port, agent_store)
+        if self.secret:
+            for wire in list(self._wires.values()):
+                wire.send({"secret": wire.cover(self.secret).hex()})
         self._send_meeting(self.meeting)
         return self.meeting
 
     def failed(self) -> None:
         """A rank of ours has failed."""
         self._end()
+
+    def up(self) -> None:
+        """In a cluster: the engine's head answers."""
+        self._tell({"up": True})
+
+    def release(self) -> None:
+        """In a cluster: our one command has ended well."""
+        self._tell({"released": True})
+
+    def absent(self, hosts: Collection[str], why: str) -> None:
+        """In a cluster: these hosts' daemons have not joined, and they are to say what they know of it."""
+        self._tell({"absent": sorted(hosts), "why": why})
 
     def stop(self, number: int) -> None:
         """We were told to stop."""

@@ -14,7 +14,7 @@ from trainkit.launch.preflight import UNTOLD, Traits
 from trainkit.launch.watch import Report, Stance
 from trainkit.plan.launch import LaunchPlan, Meeting
 
-VERSION = 2
+VERSION = 3
 BEAT = 2.0
 """Seconds between two beats."""
 SILENCE = 10.0
@@ -34,6 +34,9 @@ class Ears(NamedTuple):
     shown: Callable[[str, list[Stance]], None]  # at the first host: where another's ranks stand
     again: Callable[[Outcome], Again | None]  # at the first host: all have ended with this; start again?
     traits: Traits = UNTOLD  # what this host tells the others of itself
+    up: Callable[[], None] = lambda: None  # in a cluster: the engine's head answers, at the first host
+    released: Callable[[], None] = lambda: None  # in a cluster: the one command has ended well, at the first host
+    absent: Callable[[str], None] = lambda _: None  # the engine does not count this host, and why that is a failure
 
 
 SENSELESS = (LookupError, AttributeError, TypeError, ValueError, OverflowError)
@@ -62,6 +65,8 @@ class Listening:
         self._silent: set[str] = set()
         self.meeting: Meeting | None = None
         """Where ranks meet, once all hosts are here; another one when they are to start again."""
+        self.secret = b""
+        """What the hosts of a cluster share, and nobody else: made by the first one, 32 bytes."""
         self.ending = False
         """Whether all ranks of this generation are to end."""
         self.verdict: Outcome | None = None

@@ -76,6 +76,13 @@ class Spoke(Listening):
         return self._wire is not None and self._wire.open and self._wire.proven
 
     @property
+    def first_address(self) -> str:
+        """Where the first host was reached. Raises OSError where it is gone."""
+        if self._wire is None:
+            raise OSError(self._problem)
+        return self._wire.address
+
+    @property
     def next_tick(self) -> float:
         return min(super().next_tick, self._give_up_at)
 
@@ -247,18 +254,30 @@ class Spoke(Listening):
             world = World.of(self._plan.world.hosts, message["procs"])
             meeting = Meeting(world, int(message["port"]), bool(message["agent_store"]), int(message["generation"]))
             return partial(self._welcomed, meeting, str(message["why"]))
+        if "secret" in message and self._wire:
+            return partial(self._shared, self._wire.cover(bytes.fromhex(message["secret"])))
         if "stop" in message:
             return partial(self._ears.stop, int(message["stop"]))
         if "generation" in message and message["generation"] != self.generation:
             return nothing  # our ranks of then have ended
         if "end" in message:
             return partial(self._told_to_end, bool(message["lost"]))
+        if "up" in message:
+            return self._ears.up
+        if "released" in message:
+            return self._ears.released
+        if "absent" in message:
+            missed = self._plan.host in message["absent"]
+            return partial(self._ears.absent, str(message["why"])) if missed else nothing
         if "agreed" in message:
             return partial(self._ears.agreed, int(message["agreed"]))
         return self._ears.show if "show" in message else nothing
 
     def _judged(self, verdict: Outcome) -> None:
         self.verdict = verdict
+
+    def _shared(self, secret: bytes) -> None:
+        self.secret = secret
 
     def _welcomed(self, meeting: Meeting, why: str) -> None:
         """All hosts are here, or all ranks start again."""

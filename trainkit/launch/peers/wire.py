@@ -59,6 +59,18 @@ class Wire:
         """Whether the other end has shown that it knows the key. What came before could be anyone's word."""
         return self._seal is not None and self._seal.proven
 
+    @property
+    def address(self) -> str:
+        """The other end's. Raises OSError where it is gone."""
+        if self._connection is None:
+            raise OSError(_GONE)
+        return str(self._connection.getpeername()[0])
+
+    def cover(self, secret: bytes) -> bytes:
+        """See Seal.cover. The greetings are over by then."""
+        assert self._seal
+        return self._seal.cover(secret)
+
     def hand_over(self, on_message: OnMessage, on_close: OnClose) -> None:
         """From now on, others are told."""
         self._on_message, self._on_close = on_message, on_close

@@ -1,0 +1,1 @@
+"""Stand-ins for engines that are too heavy for each test run."""
