@@ -76,7 +76,7 @@ def test_what_the_image_keeps_in_its_code_folder_stays_and_the_log_says_where_th
     root = lay_tree(tmp_path / "ml", "print('the image')")
     ran = train(root, "--source", str(sent))
     assert f"ran {root}/code.job/train.py in {root}/code.job of {root}/code.job\n" in ran.out
-    assert f"[algo-1] the image keeps files of its own in {root}/code: the job's code is in {root}/code.job" in ran.out
+    assert f"[algo-1] the image keeps {root}/code for its own: the job's code is in {root}/code.job" in ran.out
     assert [file.name for file in (root / "code").iterdir()] == ["train.py"]
     assert (root / "code/train.py").read_text() == "print('the image')"
 
