@@ -1,6 +1,6 @@
 """The one table of trainkit's own settings.
 
-    flag `--peer-wait 60`  >  environment `TRAINKIT_PEER_WAIT=60`  >  hyperparameter `trainkit_peer_wait`
+    flag `--peer-wait 60`  >  environment `TRAINKIT_PEER_WAIT=60`  >  hyperparameter `trainkit_peer_wait`  >  sm_drivers
 
 There are few, since what the machine or the contract can answer is not asked.
 docs/settings.md is this table for people.
@@ -15,10 +15,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trainkit.contract.dialect import JSON, TOOLKIT
+from trainkit.contract.drivers import Said
 from trainkit.errors import Mistake
 
 ENGINES = ("fork", "spawn", "torchrun")
 STALL_ACTIONS = ("warn", "act")
+DIALECTS = (TOOLKIT, JSON)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,7 @@ class Settings:
     command: str | None = None
     requirements: str | None = None
     allow_replace: tuple[str, ...] = ()
+    dialect: str | None = None
     procs: int | None = None
     engine: str = "fork" if sys.platform == "linux" else "spawn"
     preload: tuple[str, ...] = ()
@@ -140,8 +144,13 @@ TABLE = (
         "packages of the image that requirements may replace: torch and its family, numpy by another major version",
     ),
     Setting(
+        "dialect", _choice(*DIALECTS), f"one of {', '.join(DIALECTS)}",
+        "how argv and SM_* are spelled (docs/contract.md); by default as the client that sent the job would have it",
+    ),
+    Setting(
         "procs", _whole(1, 1024), "a number from 1 to 1024",
         "ranks on this host; by default its GPUs, else 1; 1 for a .sh or a command",
+        hyperparameter="sagemaker_mpi_num_of_processes_per_host",
     ),
     Setting("engine", _choice(*ENGINES), f"one of {', '.join(ENGINES)}", "how ranks are started (docs/decisions/0001)"),
     Setting("preload", _names, "module names: a,b", "modules that the fork engine imports before it forks"),
@@ -185,18 +194,32 @@ NOT_SETTINGS = (
 
 
 def read(
-    *, flags: Mapping[str, str], environ: Mapping[str, str], hyperparameters: Mapping[str, str], mistakes: list[Mistake]
+    *,
+    flags: Mapping[str, str],
+    environ: Mapping[str, str],
+    hyperparameters: Mapping[str, str],
+    drivers: Mapping[str, Said] | None = None,
+    mistakes: list[Mistake],
 ) -> Settings:
-    """Every setting from its strongest source. `flags` and the texts of `hyperparameters` are keyed as in TABLE."""
+    """Every setting from its strongest source. `flags` and the texts of `hyperparameters` are keyed as in TABLE.
+
+    `drivers` has the weakest voice: what the client asked of the drivers that it sent along (contract.drivers).
+    """
     values: dict[str, Any] = {}
+    drivers = drivers or {}
     for row in TABLE:
-        for source, key, text in _spoken(row, flags=flags, environ=environ, hyperparameters=hyperparameters):
+        said = [drivers[row.name]] if row.name in drivers else []
+        spoken = _spoken(row, flags=flags, environ=environ, hyperparameters=hyperparameters)
+        for source, key, text in [*spoken, *said]:
             try:
                 values[row.name] = row.parse(_unquoted(text) if source == "hyperparameters.json" else text)
             except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
                 mistakes.append(Mistake(source, key, text, f"must be {row.expects}", f"It sets {row.meaning}"))
             break
     known = {row.name for row in TABLE}
+    for name, (file, key, text) in drivers.items():
+        if name not in known and text:  # left out in silence, the job would run, and not as its author wants it
+            mistakes.append(Mistake(file, key, text, "asks for what trainkit does not do", "Leave it out"))
     for name in hyperparameters:
         if name.startswith("trainkit_") and name.removeprefix("trainkit_") not in known:
             remedy = _did_you_mean(name, prefix="trainkit_")

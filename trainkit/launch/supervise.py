@@ -25,7 +25,7 @@ from trainkit.contract.environ import CLUSTER_KEY, RUN_DIR
 from trainkit.contract.outcome import LIMIT, Outcome, left_early
 from trainkit.contract.seal import key_for
 from trainkit.errors import PeerLost, TrainkitError
-from trainkit.launch import limits, words
+from trainkit.launch import limits, preflight, words
 from trainkit.launch.course import SIBLING_GRACE, Course, Signal
 from trainkit.launch.engines import Engine, Setting, engine_for
 from trainkit.launch.errand import Errand, Planner, Running
@@ -108,7 +108,7 @@ class _Supervisor:
             self._console.attend(self._loop)
             try:
                 self._link = self._make_link()
-                for warning in self._plan.warnings:
+                for warning in (*self._plan.warnings, *preflight.here(self._plan, self._environ)):
                     self._say(f"warning: {warning}")
                 meeting = None
                 while True:
@@ -222,6 +222,7 @@ class _Supervisor:
         ears = Ears(
             end=self._end_ranks, stop=self._told_to_stop, agreed=self._agreed, say=self._say, again=self._again,
             report=self._report, reported=self._stalls.reported, show=self._show, shown=self._stalls.shown,
+            traits=preflight.traits(self._environ),
         )  # fmt: skip
         return (Hub if self._plan.leads else Spoke)(self._loop, self._plan, ears, key=self._key)
 

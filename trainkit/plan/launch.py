@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainkit.contract.environ import RUN_DIR, Resources, arguments, variables
+from trainkit.contract.environ import RUN_DIR, arguments, variables
+from trainkit.contract.facts import Resources
 from trainkit.contract.job import Job
 from trainkit.contract.settings import for_ranks, strange
 from trainkit.errors import TrainkitError
@@ -219,7 +220,7 @@ def make(
         defaults=tuple(defaults),
         keeps_terminal=keeps_terminal,
         warnings=(
-            *strange(environ), *name_warnings, *network_warnings,
+            *job.notes, *strange(environ), *name_warnings, *network_warnings,
             *(_gpu_warnings(machine, here) if script.is_python else ()),
         ),
     )  # fmt: skip

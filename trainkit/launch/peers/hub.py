@@ -15,6 +15,7 @@ from trainkit.launch.peers.council import HostEnd, decide
 from trainkit.launch.peers.door import Door, Guest
 from trainkit.launch.peers.listening import SENSELESS, Again, Ears, Listening, nothing
 from trainkit.launch.peers.wire import NONSENSE, Wire
+from trainkit.launch.preflight import differences
 from trainkit.launch.watch import Report, Stance
 from trainkit.plan.launch import LaunchPlan, Meeting
 from trainkit.plan.world import World
@@ -33,6 +34,7 @@ class Hub(Listening):
         self._procs = {plan.host: len(plan.ranks)}
         self._wires: dict[str, Wire] = {}
         self._clocks: dict[str, float] = {}  # how far each host's clock is ahead of ours, seconds
+        self._traits = {plan.host: ears.traits}
         self._ends: dict[str, HostEnd] = {}
         self._passed: dict[str, int] = {}
         self._started = False
@@ -72,6 +74,8 @@ class Hub(Listening):
     def welcome(self, *, port: int, agent_store: bool) -> Meeting:
         """All are here: tell everyone where ranks meet."""
         self._started = True
+        for text in differences({host: self._traits[host] for host in self._hosts}, self._clocks):
+            self._ears.say(f"warning: {text}")
         self.meeting = Meeting(World.of(self._hosts, self._procs), port, agent_store)
         self._send_meeting(self.meeting)
         return self.meeting
@@ -183,6 +187,7 @@ class Hub(Listening):
         if not guest.prepared:
             self._unprepared.add(host)
         self._clocks[host] = guest.clock_ahead
+        self._traits[host] = guest.traits
         self._wires[host] = wire
         wire.hand_over(lambda message: self._told(host, wire, message), lambda why: self._closed(host, wire, why))
 

@@ -222,7 +222,7 @@ class Spoke(Listening):
             seal = Seal(self._key, *facts(self._plan, self._plan.host, self._nonce, theirs), first=False)
             self._nonce = ""
             here = {"procs": len(self._plan.ranks), "now": time.time(), "prepared": self._prepared}
-            self._wire.seal_with(seal, here)
+            self._wire.seal_with(seal, here | {"traits": dict(self._ears.traits)})
 
     def _heard(self, message: dict[str, Any]) -> None:
         if not self.connected:
