@@ -25,7 +25,7 @@ from trainkit.storage import files
 
 WHERE = """
 import os, sys
-print("ran", sys.argv[0], "in", os.getcwd(), "of", os.environ["SM_MODULE_DIR"])
+print("ran", sys.argv[0], "in", os.getcwd(), "of", os.environ.get("SM_SOURCE_DIR", os.getcwd()))
 """
 
 
@@ -76,7 +76,7 @@ def test_what_the_image_keeps_in_its_code_folder_stays_and_the_log_says_where_th
     root = lay_tree(tmp_path / "ml", "print('the image')")
     ran = train(root, "--source", str(sent))
     assert f"ran {root}/code.job/train.py in {root}/code.job of {root}/code.job\n" in ran.out
-    assert f"[algo-1] the image keeps files of its own in {root}/code: the job's code is in {root}/code.job" in ran.out
+    assert f"[algo-1] the image keeps {root}/code for its own: the job's code is in {root}/code.job" in ran.out
     assert [file.name for file in (root / "code").iterdir()] == ["train.py"]
     assert (root / "code/train.py").read_text() == "print('the image')"
 
@@ -138,7 +138,7 @@ import os, sys
 from multiprocessing import get_context
 from .util import twice
 if __name__ == "__main__":
-    print("module", __spec__.name, sys.argv[0], sys.path[0] == os.getcwd(), sys.argv[-2:])
+    print("module", __spec__.name, os.environ["SM_MODULE_NAME"], sys.argv[0], sys.path[0] == os.getcwd(), sys.argv[-2:])
     with get_context("spawn").Pool(1) as pool: print("pool", pool.map(twice, [4]))
     def loss_fn(): raise ValueError("x")
     loss_fn()
@@ -153,7 +153,7 @@ def test_a_module_runs_as_python_runs_it(tmp_path: Path, engine: tuple[str, ...]
     (root / "code/pkg/util.py").write_text("def twice(x): return 2 * x")
     (root / "code/pkg/mod.py").write_text(MODULE)
     ran = train(root, *engine)
-    assert f"[algo-1:0] module pkg.mod {root}/code/pkg/mod.py True ['--lr', \"it's\"]\n" in ran.out
+    assert f"[algo-1:0] module pkg.mod pkg.mod {root}/code/pkg/mod.py True ['--lr', \"it's\"]\n" in ran.out
     assert "[algo-1:0] pool [8]\n" in ran.out
     assert ran.failure is not None
     assert ran.failure.startswith("ValueError: x\nrank 0 on algo-1, pkg/mod.py:8 in loss_fn, exit code 1\n"), ran.out

@@ -38,6 +38,7 @@ def installs(tmp_path: Path) -> Callable[..., tuple[Environment, list[str]]]:
         (source / "requirements.txt").write_text(text)
         file = source / "requirements.txt"
         made = install(source, root=tmp_path, file=file, package=package, allow_replace=allow, say=said.append)
+        assert made is not None
         return made, said
 
     return run
@@ -114,6 +115,19 @@ def test_the_constraints_keep_what_was_built_together(tmp_path: Path) -> None:
     kept = requirements.constraints(there, allow_replace=())
     assert kept == ["numpy>=1,<2", "nvidia-nccl-cu12==2.21.5", "torch==2.6.0+cu124", "trainkit==0.1"]
     assert requirements.constraints(there, allow_replace=("torch", "NumPy")) == ["trainkit==0.1"]
+
+
+@pytest.mark.parametrize(
+    ("line", "there"),
+    [
+        ("numpy", True), ("NumPy>=1.26,<3  # why not", True), ("numpy<1.26", False), ("# numpy<1", True),
+        ("tiny", False), ("tiny; python_version < '3'", True), ("ruamel_yaml==0.18", True), ("numpy[all]", False),
+        ("numpy @ file:///n.whl", False), ("-r more.txt", False), ("--no-index", False), ("numpy==2.0.0rc1", False),
+    ],
+)  # fmt: skip
+def test_pip_is_not_asked_for_what_is_there(line: str, there: bool) -> None:
+    image = {"numpy": "2.4.6", "ruamel-yaml": "0.18"}
+    assert requirements.all_there({"requirements.txt": f"\n{line}\n"}, image) is there
 
 
 def test_what_is_installed_is_found_again_by_all_that_it_depends_on(tmp_path: Path) -> None:

@@ -54,6 +54,8 @@ def carry_out(order: Mapping[str, Any]) -> dict[str, Any]:
         folder, root=Path(order["root"]), file=file, package=is_package,
         allow_replace=tuple(order["allow_replace"]), say=_say,
     )  # fmt: skip
+    if made is None:
+        return {"folder": str(folder), "paths": [], "programs": None}
     programs = str(made.programs) if made.has_programs() else None
     return {"folder": str(folder), "paths": made.paths(), "programs": programs}
 

@@ -13,7 +13,6 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from trainkit.code import network
@@ -25,7 +24,7 @@ from trainkit.storage import files
 
 MARK = ".trainkit-code.json"
 """In a folder that was filled from elsewhere: it may be replaced."""
-_REACHES = 3  # tries: what is up answers the first, and what is not shall not be asked for minutes
+_REACHES = 4  # tries: enough for a throttled start, and what is not up shall not be asked for minutes
 
 
 def fetch(source: str, *, into: Path, say: Callable[[str], None], limits: Limits = LIMITS) -> Path:
@@ -92,10 +91,11 @@ def _settle(scratch: Path, into: Path, *, say: Callable[[str], None]) -> Path:
         return into
     if not _is_free(beside):
         raise CodeError(f"{beside} is in the way: it is not what an earlier job left. Remove it from the image")
-    if _swapped(scratch, beside):
-        say(f"the image keeps files of its own in {into}: the job's code is in {beside}, and runs there")
-        return beside
-    raise CodeError(f"neither {into} nor {beside} can be put in place: they must not be mount points of their own")
+    if not _swapped(scratch, beside):  # overlays without extended attributes rename no folder at all
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(scratch, beside, symlinks=True)
+    say(f"the image keeps {into} for its own: the job's code is in {beside}, and runs there")
+    return beside
 
 
 def _is_free(folder: Path) -> bool:
@@ -108,7 +108,8 @@ def _swapped(scratch: Path, into: Path) -> bool:
     """Whether the scratch folder could take the name. What was there is removed after it could."""
     old = scratch.with_name(f"{scratch.name.removesuffix('.part')}.old.part")
     try:
-        with suppress(FileNotFoundError):
+        # An empty folder is renamed over where it is: one of the image's own layer cannot be moved away.
+        if (into / MARK).exists():
             into.rename(old)
         scratch.rename(into)
     except OSError as error:

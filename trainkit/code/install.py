@@ -26,14 +26,16 @@ def install(
     package: bool,
     allow_replace: tuple[str, ...],
     say: Callable[[str], None],
-) -> Environment:
-    """What `file` lists, and the folder itself where it is a `package`.
+) -> Environment | None:
+    """What `file` lists, and the folder itself where it is a `package`; None where the image has all of it.
 
     Raises CodeError with the requirement that cannot be had, and what to do.
     """
     beneath = required.site_folders()
     there = required.installed(beneath)
     listed = required.texts(file) if file else {}
+    if not package and required.all_there(listed, there):
+        return None
     limits = required.constraints(there, allow_replace=allow_replace)
     built = required.digest(folder) if package or required.needs_folder(listed) else None
     name = required.key(

@@ -16,7 +16,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,7 +57,8 @@ class Wanted:
 def run(made: Environment, wanted: Wanted, *, there: Mapping[str, str], say: Callable[[str], None]) -> None:
     """Install it. Raises CodeError where pip refuses, StorageError where no index can be reached."""
     environ = _environ(wanted)
-    scratch = Path(tempfile.mkdtemp(prefix="trainkit-pip-"))
+    scratch = made.folder / "scratch"  # there, since what is not whole is removed when it is made anew
+    scratch.mkdir()
     try:
         limits = scratch / "constraints.txt"
         limits.write_text("".join(f"{line}\n" for line in wanted.constraints), encoding="utf-8")

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 
 import trainkit
@@ -89,6 +90,31 @@ def texts(file: Path) -> dict[str, str]:
         named = [name for line in text.splitlines() for name in _NESTED.findall(line)]
         queue += [path.parent / name for name in named if "://" not in name]
     return found
+
+
+def all_there(listed: Mapping[str, str], there: Mapping[str, str]) -> bool:
+    """Whether the image has everything that is named: then pip, which takes seconds, is not asked.
+
+    Images are often built from the very file that lies beside the script. Anything but plain names and versions is
+    left to pip to understand.
+    """
+    try:
+        requirement = import_module("pip._vendor.packaging.requirements")
+    except ImportError:
+        return False
+    for line in (line.split(" #")[0].strip() for text in listed.values() for line in text.splitlines()):
+        if not line or line.startswith("#"):
+            continue
+        try:
+            one = requirement.Requirement(line)
+        except requirement.InvalidRequirement:
+            return False
+        if one.marker and not one.marker.evaluate():
+            continue
+        has = there.get(normal(one.name))
+        if one.url or one.extras or has is None or not one.specifier.contains(has, prereleases=True):
+            return False
+    return True
 
 
 def needs_folder(listed: Mapping[str, str]) -> bool:

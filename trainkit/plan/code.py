@@ -15,7 +15,7 @@ from typing import Any
 
 from trainkit.contract.job import Job
 from trainkit.contract.source import SOURCEDIR, is_archive, is_url
-from trainkit.plan.script import Script, is_package
+from trainkit.plan.script import Script, is_package, may_be_module
 
 REQUIREMENTS = "requirements.txt"
 _SAYS_NOTHING = re.compile(r"\s*(?:#.*)?")
@@ -62,7 +62,7 @@ class Prepared:
 def order(job: Job, script: Script) -> Order | None:
     """What there is to do for this job; None where the code can run as it lies."""
     source = _to_fetch(job, script)
-    folder = job.paths.code if source else job.source
+    folder, name = job.paths.code if source else job.source, job.settings.script
     if not source and not _installs(folder, job.settings.requirements, module=script.module):
         return None
     return Order(
@@ -70,7 +70,7 @@ def order(job: Job, script: Script) -> Order | None:
         folder=str(folder),
         source=source,
         requirements=job.settings.requirements,
-        module=script.module or (job.settings.script if script.path.suffix == "" and not script.command else None),
+        module=script.module or (name if may_be_module(name) and not script.command else None),
         allow_replace=job.settings.allow_replace,
         region=str(job.hyperparameters.get("sagemaker_region") or "") or None,
     )

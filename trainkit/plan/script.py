@@ -76,12 +76,17 @@ def locate(job: Job) -> Script:
     else:
         path = folder / name
         # The toolkit's module form: a program without a suffix, where the source is a package.
-        module = name if _MODULE.fullmatch(name) and not path.exists() and is_package(folder) else ""
+        module = name if may_be_module(name) and not path.exists() and is_package(folder) else ""
         if not module:
             return Script(path=path, folder=folder)
     if not _MODULE.fullmatch(module):
         raise ScriptMissing(f"{name!r} names no module. Write it as Python's own option: -m package.module")
     return Script(path=_module_file(folder, module) or folder, folder=folder, module=module)
+
+
+def may_be_module(name: str) -> bool:
+    """Whether the program's name can be that of a module, as AWS's toolkit has it, and is not that of a file."""
+    return _MODULE.fullmatch(name) is not None and not name.endswith((".py", ".sh"))
 
 
 def is_package(folder: Path) -> bool:
