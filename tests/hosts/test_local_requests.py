@@ -390,6 +390,9 @@ def test_network_isolation_leaves_hosts_each_other_and_nothing_else(folder: Path
     )
     ran = run(folder, request(EnableNetworkIsolation=True))
     assert ran.code == 0, ran.out
+    open_ended = run(folder, request(EnableNetworkIsolation=True), "--isolation", "process")
+    assert "EnableNetworkIsolation: not with --isolation process" in open_ended.out
+    assert open_ended.code == 1, open_ended.out
 
 
 WRONG = {

@@ -79,6 +79,8 @@ def run(job: Request, options: Options, around: Surroundings, console: Console) 
         _refuse(job, chosen)
         if why:
             say(why)
+        if job.get("EnableNetworkIsolation") and options.isolation not in (None, "network"):
+            say(f"EnableNetworkIsolation: not with --isolation {options.isolation}, hosts have this machine's network")
         stack.enter_context(told(output))
         inputs.unseen("--output", output, covered=chosen.covers)
         sources = request.sources(job, code=around.code)
