@@ -180,12 +180,16 @@ def test_as_first_process_a_stop_is_heard_and_an_apostrophe_is_a_value(tmp_path:
     assert not any((tmp_path / host / "pwned").exists() for host in HOSTS)
 
 
-def test_under_the_sdks_own_start_script_an_apostrophe_ends_the_job_before_us(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("value", "executed"), [("it's", False), ("x'; touch /opt/ml/pwned; exit 4; '", True)])
+def test_under_the_sdks_own_start_script_an_apostrophe_ends_the_job_before_us(
+    tmp_path: Path, value: str, executed: bool
+) -> None:
     """Not ours to mend from behind it, and why FIRST_PROCESS is there: this test says when it becomes needless."""
-    with job(tmp_path, WAITS, fields={}, hyperparameters={"name": "it's"}, environ={}) as (ran, _):
-        assert ran.codes() != [0, 0]
+    with job(tmp_path, WAITS, fields={}, hyperparameters={"name": value}, environ={}) as (ran, _):
+        assert 0 not in ran.codes()
 
-    assert not any("waits" in line for lines in ran.lines.values() for line in lines)
+    assert [(tmp_path / host / "pwned").exists() for host in HOSTS] == [executed] * 2
+    assert [line for lines in ran.lines.values() for line in lines if "waits" in line] == []
 
 
 def test_the_archive_is_the_same_whenever_it_is_made_and_carries_the_whole_package(tmp_path: Path) -> None:
