@@ -115,6 +115,21 @@ def test_a_script_that_begins_again_at_nothing_and_one_that_leaves_no_model_are_
     }
 
 
+def test_a_sample_here_stands_for_the_url_of_a_channel(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.txt").write_text("three\n")
+    more = "assert job.channel('train').joinpath('a.txt').read_text() == 'three\\n'\n"
+    (tmp_path / "train.py").write_text(BARE.format(more=more + SAVES))
+    request = _request(tmp_path)
+    request["Environment"] = {"TRAINKIT_CHANNEL_TRAIN": "s3://no-such-bucket/train"}
+    (tmp_path / "job.json").write_text(json.dumps({**request, "InputDataConfig": []}))
+
+    facts = gather(Asked(tmp_path / "job.json", channels={"train": str(tmp_path / "data")}))
+    found = dryrun.run(facts, say=lambda text: None)
+
+    assert {one.code for one in found} == {"dry-run-no-resume", "dry-run-metric"}, found
+
+
 def test_a_loop_that_cannot_be_ended_is_a_note(tmp_path, monkeypatch):
     endless = "import time\nwhile True:\n    time.sleep(0.1)\n"
 

@@ -25,6 +25,7 @@ from trainkit.check.finding import Finding
 from trainkit.check.request import Job, at, objects
 from trainkit.check.subjects import serving
 from trainkit.contract.environ import CHANNEL_URL
+from trainkit.contract.names import alias
 from trainkit.contract.rehearsal import SPAN, STEPS
 from trainkit.errors import StorageError
 
@@ -82,7 +83,8 @@ def _spec(facts: Facts, job: Job, root: Path) -> dict[str, object]:
         if (uri := at(channel, "DataSource", "S3DataSource", "S3Uri", kind=str))
         and channel.get("ChannelName") != "code"
     }
-    by_variable = {name: url for name, url in job.environment.items() if name.startswith(CHANNEL_URL)}
+    here = {CHANNEL_URL + alias(name): place.path for name, place in facts.places.items()}
+    by_variable = {name: here.get(name, url) for name, url in job.environment.items() if name.startswith(CHANNEL_URL)}
     sources |= {name: place.path for name, place in facts.places.items()}
     channels = {name: str(_sliced(where, root / "slices" / name)) for name, where in sources.items()}
     named = {name: str(_sliced(url, root / "slices" / name)) for name, url in by_variable.items()}

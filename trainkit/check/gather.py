@@ -13,7 +13,7 @@ from trainkit.check.image import Image
 from trainkit.check.request import Call, Job, at
 from trainkit.check.subjects.api import COMPOSED
 from trainkit.contract.hyperparameters import decode
-from trainkit.contract.settings import Settings
+from trainkit.contract.settings import TABLE, Settings
 from trainkit.errors import UsageError
 
 
@@ -107,7 +107,7 @@ def _script_of(bare: Facts, file: Path, asked: Asked, root: Image | None) -> tup
     job = next(iter(bare.trainings), None)
     if job is None:
         return None, ""
-    if job.environment.get("TRAINKIT_COMMAND") or job.hyperparameters.get("trainkit_command"):
+    if _setting(job, "command"):
         return None, ""
     key, name = _named(job)
     folder = asked.code or file.absolute().parent
@@ -129,13 +129,19 @@ def _file(name: str) -> str:
 
 def _named(job: Job) -> tuple[str, str]:
     """(key, script) as the job names it."""
-    for name in ("TRAINKIT_SCRIPT", "SAGEMAKER_PROGRAM"):
-        if job.environment.get(name):
-            return f"Environment.{name}", job.environment[name]
-    for name in ("trainkit_script", "sagemaker_program"):
-        if text := job.hyperparameters.get(name):
-            return f"{job.hyperparameters_key}.{name}", str(decode(text) if text.startswith('"') else text)
-    return "", Settings().script
+    return _setting(job, "script") or ("", Settings().script)
+
+
+def _setting(job: Job, name: str) -> tuple[str, str] | None:
+    """(key, text) of one of our settings, where the job has it in one of the ways that `train` would see."""
+    for row in (row for row in TABLE if row.name == name):
+        for variable in (row.variable, row.environment):
+            if variable and job.environment.get(variable):
+                return f"Environment.{variable}", job.environment[variable]
+        for key in (f"trainkit_{row.name}", row.hyperparameter):
+            if key and (text := job.hyperparameters.get(key)):
+                return f"{job.hyperparameters_key}.{key}", str(decode(text) if text.startswith('"') else text)
+    return None
 
 
 def _places(channels: Mapping[str, str]) -> dict[str, Place]:

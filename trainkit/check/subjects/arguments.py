@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,6 +13,10 @@ from trainkit.check.finding import IN_SCRIPT, Finding
 from trainkit.check.request import Job
 from trainkit.check.uses import UNKNOWN, Argument, Uses
 
+NO_VALUE = ("store_true", "store_false", "store_const", "append_const", "count", "BooleanOptionalAction")
+"""Actions of arguments that take none."""
+_NEGATIVE = re.compile(r"-\d+|-\d*\.\d+")
+"""What argparse takes for a negative number up to Python 3.13: -1e-3 is none."""
 _MEANS_NO = ("false", "0", "no", "off", "f", "n", "none", "null")
 _MEANS_YES = ("true", "1", "yes", "on", "t", "y")
 _EXITS = f"{IN_SCRIPT}: argparse exits with code 2"
@@ -87,14 +92,7 @@ def _unknown(name: str, key: str, options: list[Argument]) -> Finding:
 
 def _value(argument: Argument, text: str, key: str) -> Iterator[Finding]:
     if not argument.takes_value:
-        if argument.action not in (
-            "store_true",
-            "store_false",
-            "store_const",
-            "append_const",
-            "count",
-            "BooleanOptionalAction",
-        ):
+        if argument.action not in NO_VALUE:
             return
         yield Finding(
             "argument-flag", "error", key, f"is {text!r}, and {argument.names[-1]} at {argument.where} takes no value",
@@ -102,7 +100,7 @@ def _value(argument: Argument, text: str, key: str) -> Iterator[Finding]:
             "Hyperparameters always have a value: parse it as text, or use job.hp(name, False)",
         )  # fmt: skip
         return
-    if text.startswith("-") and len(text) > 1 and not _is(text, float) and " " not in text:
+    if text.startswith("-") and len(text) > 1 and " " not in text and not _NEGATIVE.fullmatch(text):
         yield Finding(
             "argument-dash", "error", key, f"is {text!r}, which argparse takes for an option",
             f"{_EXITS}: expected one argument", "Write values without a leading dash, or read it with job.hp",

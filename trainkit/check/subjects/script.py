@@ -57,11 +57,14 @@ def imported(facts: Facts) -> Iterator[Finding]:
     code = facts.code
     if not code:
         return
+    told: set[str] = set()
     for module in code.closure:
         for one in imports(module):
+            top = one.name.split(".")[0]
             if one.level:
                 yield from _relative(code, module, one)
-            elif one.name and not one.optional and not _is_there(facts, code, one):
+            elif one.name and not one.optional and top not in told and not _is_there(facts, code, one):
+                told.add(top)
                 yield _missing(facts, code, module, one)
 
 

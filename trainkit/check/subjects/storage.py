@@ -177,6 +177,8 @@ def model(facts: Facts) -> Iterator[Finding]:
     if not facts.has_script or not facts.trainings:
         return
     uses, script = facts.uses, facts.code.script.name if facts.code else ""
+    if uses.parses and all(job.partial and not job.hyperparameters for job in facts.trainings):
+        return  # a script alone, which may be told by an argument
     given = any("/opt/ml/model" in text for job in facts.trainings for text in job.hyperparameters.values())
     if not given and not uses.mentions("save_model", "model_dir", "SM_MODEL_DIR", "model-dir", "/opt/ml/model"):
         yield Finding(
