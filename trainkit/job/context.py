@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 from urllib.parse import unquote, urlsplit
 
 from trainkit.contract.board import Board
-from trainkit.contract.environ import CHANNEL_URL, RUN_DIR, alias
+from trainkit.contract.environ import CHANNEL_URL, RUN_DIR
 from trainkit.contract.features import carried_by
 from trainkit.contract.hyperparameters import Hyperparameters
+from trainkit.contract.names import alias
 from trainkit.data import MEMORY
 from trainkit.errors import ConfigError, Mistake
-from trainkit.job import facts, metrics, streams
+from trainkit.job import facts, metrics, rehearsal, streams
 from trainkit.job.asked import Asked
 from trainkit.job.checkpoints import Checkpoints
 from trainkit.job.convert import check, convert
@@ -368,12 +369,14 @@ class Context:
         progress = None
         if self.is_first and not nested:
             progress = Progress(done, total=total, terminal=_on_terminal(), clock=time.monotonic, say=mention)
+        rehearsed = rehearsal.steps(os.environ)
+        enough = None if rehearsed is None else start + rehearsed
         items: Iterator[T] | None = None
         waited, complete, stopped, since = 0.0, False, False, self._checkpoints.calls
         self._in_steps = True
         try:
             while True:
-                stopped = self._boundary(done, waited=waited)
+                stopped = self._boundary(done, waited=waited) or (enough is not None and done >= enough)
                 if stopped and not self._checkpoints.within_step(done, since=since, age=self._stop.age):
                     break
                 began = time.perf_counter()
@@ -397,6 +400,8 @@ class Context:
                 self._step = outer
             else:
                 self._stop.leave(complete=complete)
+            if rehearsed is not None and self.is_first and not nested:
+                mention(f"rehearsal: steps {start} to {done}")
             if progress:
                 why = f"stopping: {self._stop.signal.name}" if self._stop.signal else ""
                 progress.end(done, self._logged, waited=waited, why=why)

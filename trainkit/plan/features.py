@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from trainkit.contract.environ import Resources, variables
+from trainkit.contract.environ import variables
+from trainkit.contract.facts import Resources
 from trainkit.contract.job import Job
 from trainkit.errors import ScriptMissing, TrainkitError
 from trainkit.plan.definition import ENTRY, is_definition

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from trainkit.contract.outcome import Outcome
 from trainkit.launch.peers.wire import Wire
+from trainkit.launch.preflight import UNTOLD, Traits
 from trainkit.launch.watch import Report, Stance
 from trainkit.plan.launch import LaunchPlan, Meeting
 
@@ -32,6 +33,7 @@ class Ears(NamedTuple):
     show: Callable[[], None]  # nothing goes on: show the ranks' stacks
     shown: Callable[[str, list[Stance]], None]  # at the first host: where another's ranks stand
     again: Callable[[Outcome], Again | None]  # at the first host: all have ended with this; start again?
+    traits: Traits = UNTOLD  # what this host tells the others of itself
 
 
 SENSELESS = (LookupError, AttributeError, TypeError, ValueError, OverflowError)
