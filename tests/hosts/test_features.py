@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tarfile
 from pathlib import Path
@@ -41,6 +42,8 @@ TABLE = f"SELECT id, x, '{os.environ['SM_CURRENT_HOST']}' AS w FROM raw"
 """
 SLOW = 'import time; print("READY", flush=True); time.sleep(60); TABLE = "FROM raw"\n'
 ROWS = 1_000
+ALL = os.environ.get("TRAINKIT_TEST_FAULTS") == "all"
+"""Whether the second job at a URL, and another of the ways to fail, are worth their seconds."""
 
 
 def lay(folder: Path) -> Path:
@@ -130,16 +133,19 @@ def test_through_a_url_one_host_makes_them_and_the_next_job_finds_them(tmp_path:
     lay(tmp_path)
     shared = f"file://{tmp_path / 'shared'}"
 
-    first, second = (trained(tmp_path, output, trainkit_features_url=shared) for output in ("first", "second"))
+    first = trained(tmp_path, "first", trainkit_features_url=shared)
 
-    assert (first.code, second.code) == (0, 0), first.out + second.out
+    assert first.code == 0, first.out
     assert first.out.count("features: transforming") == 1 and "[algo-2:1] features: fetched from" in first.out
-    assert "transforming" not in second.out and second.out.count("features: fetched from") == 2
+    if ALL:
+        second = trained(tmp_path, "second", trainkit_features_url=shared)
+        assert second.code == 0, second.out
+        assert "transforming" not in second.out and second.out.count("features: fetched from") == 2
     (manifest,) = (tmp_path / "shared").rglob("MANIFEST.json")
     assert json.loads(manifest.read_text())["splits"].keys() == {"train", "test"}
 
 
-@pytest.mark.parametrize("wrong", ["check", "missing", "nothing", "quarrel"])
+@pytest.mark.parametrize("wrong", ["check", "nothing", "quarrel", *(["missing"] if ALL else [])])
 def test_features_that_fail_are_the_jobs_failure_and_no_rank_starts(tmp_path: Path, wrong: str) -> None:
     lay(tmp_path)
     file, text, code, cause = {

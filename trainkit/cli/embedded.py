@@ -8,6 +8,7 @@ from functools import partial
 
 from trainkit.contract.job import Job
 from trainkit.contract.outcome import Outcome
+from trainkit.contract.secrets import scrub
 from trainkit.launch import supervise
 from trainkit.launch.errand import Errand, Planner
 from trainkit.launch.output import Console
@@ -40,4 +41,5 @@ def make(
         outcome = supervise.run(planner(step), environ=environ, console=console, errand=errand)
         if outcome.exit_code or outcome.failure or outcome.stopped:
             break
-    return outcome, ready
+    hidden = scrub(outcome.failure, job.hyperparameters.texts) if outcome.failure else None
+    return replace(outcome, failure=hidden), ready
