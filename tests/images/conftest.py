@@ -15,7 +15,7 @@ BUILDING = 1800  # seconds
 CACHE = base.ROOT / ".bench-data/images"
 DOCKERFILES = base.ROOT / "images"
 TORCH_THERE = "2.12.0+base"
-# An image that somebody built around a torch of theirs. It is ours by another name, so that whoever replaces it is seen.
+# An image built around a torch of its own: it is ours under another version, so that whoever replaces it is seen.
 _WITH_TORCH = f"""
 ARG BASE
 FROM ${{BASE}}
@@ -23,7 +23,8 @@ COPY constraints.txt /tmp/
 RUN pip install -c /tmp/constraints.txt --extra-index-url {{index}} torch \\
  && cd "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \\
  && mv torch-2*.dist-info torch-{TORCH_THERE}.dist-info \\
- && sed -i 's/^Version: .*/Version: {TORCH_THERE}/' torch-{TORCH_THERE}.dist-info/METADATA
+ && sed -i 's/^Version: .*/Version: {TORCH_THERE}/' torch-{TORCH_THERE}.dist-info/METADATA \\
+ && rm /tmp/constraints.txt
 ENTRYPOINT ["/bin/false"]
 """
 _figures: list[str] = []

@@ -82,7 +82,7 @@ def _private(data: Path) -> Iterator[Docker]:
     scratch = Path(tempfile.mkdtemp(prefix="trainkit-docker-"))
     group = scratch.name
     docker = Docker(f"unix://{scratch}/socket")
-    # Killed with us: unshare when this process dies, and the namespace's first process, with it everything, when unshare does.
+    # Should this process be killed, unshare dies with it; with unshare dies the namespace's first process, and so all.
     command = ("setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--mount", "--pid", "--mount-proc", "--fork")
     environ = {**os.environ, "SCRATCH": str(scratch), "DATA": str(data.resolve()), "GROUP": group}
     with (scratch / "log").open("wb") as log:
@@ -97,7 +97,7 @@ def _private(data: Path) -> Iterator[Docker]:
         docker.ask("image", "prune", "--force")  # what a newer build has taken the name of: a gigabyte each
     finally:
         left = _end(outer)
-        _remove_groups(group)
+        remove_groups(group)
         shutil.rmtree(scratch)
     assert left == [], "processes of the private daemon that outlive it"
 
@@ -146,8 +146,8 @@ def _living(namespace: str) -> list[str]:
     return found
 
 
-def _remove_groups(name: str) -> None:
+def remove_groups(name: str) -> None:
     """The control groups, innermost first: the one thing of a daemon's that no namespace holds."""
     for place in (_CONTROL_GROUPS / name, *_CONTROL_GROUPS.glob(f"*/{name}")):
         for folder, _, _ in os.walk(place, topdown=False):
-            os.rmdir(folder)
+            Path(folder).rmdir()

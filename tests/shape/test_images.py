@@ -1,4 +1,4 @@
-"""The Dockerfiles say what the service needs, and copy what is there. No image is built here."""
+"""The Dockerfiles say what the service needs, and copy what is there. `make images` builds them and runs them: tests/images."""
 
 from __future__ import annotations
 

@@ -132,7 +132,10 @@ def open_folder() -> Iterator[Path]:
 
 @pytest.mark.parametrize("folder_mode", [0o700, 0o744, 0o755])
 def test_config_that_only_root_can_read_is_explained_to_another_user(open_folder: Path, folder_mode: int) -> None:
-    """`train` asks first which kind of job it is. 0744 is how the service makes the folder: its names can be listed, and nothing in it opened."""
+    """`train` asks first which kind of job it is.
+
+    0744 is how the service makes the folder: its names can be listed, and nothing in it opened.
+    """
     config = open_folder / "input/config"
     shutil.copytree(TREES / "right-single-host-g4dn/input/config", config)
     (open_folder / "input").chmod(0o755)
