@@ -91,6 +91,7 @@ def running(
     name = f"{LABEL}-{root.parent.name}-{root.name}".replace("_", "-")
     variables = {"TRAINING_JOB_NAME": "j", **(environ or {})}
     given = [option for key, value in variables.items() for option in ("--env", f"{key}={value}")]
+    docker.ask("rm", "--force", "--volumes", name)  # of a run that was killed
     with (root / "log").open("wb") as log:
         process = subprocess.Popen(
             ["docker", "run", "--name", name, *mounts(root, folders), *given, *options, image, *command],

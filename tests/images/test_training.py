@@ -187,6 +187,7 @@ def test_train_is_the_first_process_and_no_zombie_stays(tmp_path: Path, docker: 
 def test_containers_of_one_network_find_each_other_by_name(tmp_path: Path, docker: Docker, cpu: str) -> None:
     hosts = ("algo-1", "algo-2")
     network = f"{LABEL}-{tmp_path.name}".replace("_", "-")
+    docker.ask("network", "rm", network)  # of a run that was killed
     docker.tell("network", "create", network)
     try:
         roots = {host: lay(tmp_path / host, TRAINING, hosts=hosts, current=host, trainkit_procs=1) for host in hosts}

@@ -1,4 +1,4 @@
-"""The Dockerfiles say what the service needs, and copy what is there. `make images` builds them and runs them: tests/images."""
+"""The Dockerfiles say what the service needs, and copy what is there. What comes of them: tests/images."""
 
 from __future__ import annotations
 
