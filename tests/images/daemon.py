@@ -19,6 +19,7 @@ from pathlib import Path
 
 DEADLINE = 120
 """Seconds for what a daemon does at once on a quiet machine."""
+PRUNING = 600  # seconds
 INSTALL = (
     "There is no Docker daemon that answers, and none can be started here. Start yours, or as root:\n"
     "  apt-get install --no-install-recommends docker.io iproute2 mmdebstrap"
@@ -94,7 +95,7 @@ def _private(data: Path) -> Iterator[Docker]:
         _wait_ready(docker, outer, scratch / "log")
         yield docker
         docker.ask("container", "prune", "--force")
-        docker.ask("image", "prune", "--force")  # what a newer build has taken the name of: a gigabyte each
+        docker.ask("image", "prune", "--force", deadline=PRUNING)  # what newer ones took the name of, gigabytes
     finally:
         left = _end(outer)
         remove_groups(group)

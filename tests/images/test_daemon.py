@@ -30,21 +30,20 @@ with daemon(Path(sys.argv[2])) as docker:
 def test_a_private_daemon_is_gone_when_its_user_is(tmp_path: Path, docker: Docker, ending: str) -> None:
     if docker.host is None:
         pytest.skip("the daemon here was there before us")
-    user = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", OPEN, TESTS, tmp_path / "data"], env=environment(), stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert user.stdin
-    assert user.stdout
-    scratch = Path(user.stdout.readline().strip().removeprefix("unix://")).parent
-    assert scratch.name.startswith("trainkit-docker-")
-    assert len(processes_mentioning(scratch.name)) > 2, "dockerd and its containerd"
-
-    if ending == "ends":
-        user.stdin.close()
-    else:
-        user.send_signal(signal.SIGKILL)
-    user.wait(DEADLINE)
+    ) as user:  # fmt: skip
+        assert user.stdin
+        assert user.stdout
+        scratch = Path(user.stdout.readline().strip().removeprefix("unix://")).parent
+        assert scratch.name.startswith("trainkit-docker-")
+        assert len(processes_mentioning(scratch.name)) > 2, "dockerd and its containerd"
+        if ending == "ends":
+            user.stdin.close()
+        else:
+            user.send_signal(signal.SIGKILL)
+        user.wait(DEADLINE)
 
     deadline = time.monotonic() + DEADLINE
     while ending == "is killed" and processes_mentioning(scratch.name) and time.monotonic() < deadline:
