@@ -1,4 +1,4 @@
-"""The Dockerfiles say what the service needs, and copy what is there. No image is built here."""
+"""The Dockerfiles say what the service needs, and copy what is there. What comes of them: tests/images."""
 
 from __future__ import annotations
 

@@ -113,8 +113,10 @@ from trainkit.errors import ConfigError
 if os.geteuid() == 0:
     os.setgid(65534)
     os.setuid(65534)
+paths = Paths(Path(sys.argv[2]))
+assert not job.is_processing(paths)
 try:
-    job.read(Paths(Path(sys.argv[2])), environ={})
+    job.read(paths, environ={})
 except ConfigError as error:
     print(error)
     sys.exit(error.exit_code)
@@ -129,9 +131,12 @@ def open_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-@pytest.mark.parametrize("folder_mode", [0o744, 0o755])
+@pytest.mark.parametrize("folder_mode", [0o700, 0o744, 0o755])
 def test_config_that_only_root_can_read_is_explained_to_another_user(open_folder: Path, folder_mode: int) -> None:
-    """0744 is how the service makes the folder: its names can be listed, and nothing in it opened."""
+    """`train` asks first which kind of job it is.
+
+    0744 is how the service makes the folder: its names can be listed, and nothing in it opened.
+    """
     config = open_folder / "input/config"
     shutil.copytree(TREES / "right-single-host-g4dn/input/config", config)
     (open_folder / "input").chmod(0o755)

@@ -91,6 +91,17 @@ def find(directory: Path, name: str) -> Path:
     return exact
 
 
+def is_there(path: Path) -> bool:
+    """Whether a file is there. In a folder that this user may not enter it is, and read() says what is wrong."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def read(path: Path, *, required: bool, mistakes: list[Mistake]) -> Document | None:
     """The object in `path`, or None where there is none to be had; what is wrong with it goes into `mistakes`."""
 

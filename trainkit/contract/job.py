@@ -82,8 +82,8 @@ class Job:
 
 def is_processing(paths: Paths) -> bool:
     """Whether the service laid a processing job there, and no training job."""
-    training = document.find(paths.config, cluster.FILE).exists()
-    return not training and document.find(paths.processing_config, PROCESSING_FILE).exists()
+    training = document.is_there(document.find(paths.config, cluster.FILE))
+    return not training and document.is_there(document.find(paths.processing_config, PROCESSING_FILE))
 
 
 def read(

@@ -125,7 +125,7 @@ def read(paths: Paths, *, environ: Mapping[str, str]) -> ProcessingJob:
     """
     mistakes: list[Mistake] = []
     job_file, resources_file = (document.find(paths.processing_config, name) for name in (FILE, cluster.FILE))
-    laid = job_file.exists() or resources_file.exists()
+    laid = document.is_there(job_file) or document.is_there(resources_file)
     raw = document.read(job_file, required=True, mistakes=mistakes) if laid else {}
     resources = document.read(resources_file, required=True, mistakes=mistakes) if laid else None
     here = cluster.read(resources, source=resources_file, mistakes=mistakes) if resources is not None else None
