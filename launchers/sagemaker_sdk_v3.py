@@ -1,7 +1,7 @@
 """Start a training job with version 3 of the SageMaker Python SDK: python launchers/sagemaker_sdk_v3.py IMAGE ROLE_ARN
 
 ModelTrainer runs the image's `train` only without `source_code`; with it, the SDK's own start script takes its place.
-So the script is in the image, or comes as a plain channel `code`.
+So the script is in the image, or comes as a plain channel `code`; docs/clients.md has the way with `source_code`.
 """
 
 import sys

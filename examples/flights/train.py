@@ -6,34 +6,31 @@ from itertools import chain, repeat
 import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
-from features import describe, tensors
+from network import Network, tensors
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 import trainkit
+from trainkit.processing.features import artifact
 
 
-class Network(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        self.tables = nn.ModuleList(nn.Embedding(len(words) + 1, 8) for words in config["vocabularies"].values())
-        width, inputs = config["width"], len(config["numbers"]) + 8 * len(self.tables)
-        self.body = nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
-        self.head = nn.Linear(width, 1)
-
-    def forward(self, numbers, categories):
-        looked_up = [table(column) for table, column in zip(self.tables, categories.unbind(1), strict=True)]
-        return self.head(self.body(torch.cat([numbers, *looked_up], 1))).squeeze(1)
+def read(folder, config):
+    """(numbers, categories, arrival delay, departure delay), one row per flight."""
+    table = pq.read_table(folder)
+    rows = {name: table[name].to_numpy() for name in (*config["numbers"], *config["codes"], "arr_delay", "departed")}
+    late, departed = (torch.from_numpy(rows[name]).float() for name in ("arr_delay", "departed"))
+    return *tensors(rows, config), late, departed
 
 
 def main():
     job = trainkit.job()
     torch.manual_seed(job.seed)
     accelerator = Accelerator(cpu=job.device.type == "cpu")
-    train, test = (pq.read_table(job.channel(name)) for name in ("train", "test"))
-    config = describe(train) | {"width": job.hp("width", 128)}
-    mean, std = config["target"]
-    data, model, epochs = TensorDataset(*tensors(train, config)), Network(config), job.hp("epochs", 4)
+    fitted = artifact.load(job.channel("train"))
+    config = {"numbers": fitted.numbers, "codes": fitted.codes, "width": job.hp("width", 128)}
+    *train, late, _ = read(job.channel("train"), config)
+    config["mean"], config["std"] = mean, std = late.mean().item(), late.std().item()
+    data, model, epochs = TensorDataset(*train, late), Network(config), job.hp("epochs", 4)
     batches = DataLoader(data, None, sampler=BatchSampler(RandomSampler(data), job.hp("batch", 512), drop_last=True))
     optimizer = torch.optim.AdamW(model.parameters(), job.hp("lr", 1e-3))
     model, optimizer, batches = accelerator.prepare(model, optimizer, batches)
@@ -44,12 +41,11 @@ def main():
         optimizer.zero_grad()
         if step % 50 == 0:
             job.log(loss=accelerator.reduce(loss.detach(), "mean"))
-    numbers, categories, late = (t[job.rank :: job.world_size].to(job.device) for t in tensors(test, config))
+    test = (column[job.rank :: job.world_size].to(job.device) for column in read(job.channel("test"), config))
+    numbers, categories, late, departed = test
     with torch.inference_mode():
         guesses = {"test": model(numbers, categories) * std + mean, "baseline": torch.full_like(late, mean)}
-    departed, spread = config["numbers"]["dep_delay"]
-    guesses["carried"] = numbers[:, list(config["numbers"]).index("dep_delay")] * spread + departed
-    for name, error in ((name, guess - late) for name, guess in guesses.items()):
+    for name, error in ((name, guess - late) for name, guess in (guesses | {"carried": departed}).items()):
         count, off, square = accelerator.reduce(torch.stack([torch.ones_like(error), error.abs(), error**2]).sum(1))
         job.log(**{f"{name}_mae": off / count, f"{name}_rmse": (square / count).sqrt()})
     job.save_model(model, files={"config.json": json.dumps(config)})

@@ -66,7 +66,7 @@ def test_a_thousand_hostile_hyperparameters_arrive_unchanged_and_none_is_execute
     chosen = random.Random(7)
     nasty = [
         *(f"$(touch {canary})", f"`touch {canary}`", f"x; touch {canary}; true", f"x'; touch {canary}; '"),
-        *(f"\n touch {canary}\n", "it's", '"', "\\", "${HOME}", "*", "~", "!!", "=", "a=b", "%s%n", '{"a": [1,2]}'),
+        *(f"\n touch {canary}\n", "it's", '"', "\\", "${HOME}", "*", "~", "!!", "=", "a=b", "%s%n", '{"a": [1, 2]}'),
         *("12345e6", "007", "1e999", "NaN", "null", "true", "True", " lead", "", "-", "--", "--lr", "x" * 2500),
         *("ü☃𝄞\u202e", "a\tb", "\x1b[31m", "\x7f"),
     ]

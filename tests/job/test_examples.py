@@ -60,41 +60,46 @@ def test_plain_torch_learns_alone_and_on_two_ranks(tmp_path):
 
 
 @pytest.mark.torch
-def test_flights_beats_the_naive_guesses_on_days_it_has_not_seen(tmp_path):
-    prepare = [sys.executable, EXAMPLES / "flights/prepare.py", tmp_path / "data"]
+def test_flights_from_raw_tables_to_a_prediction_that_has_the_bits_of_training(tmp_path):
+    flights = EXAMPLES / "flights"
+    prepare = [sys.executable, flights / "prepare.py", tmp_path / "data"]
     made, again = (subprocess.check_output(prepare, text=True, timeout=120) for _ in range(2))
     assert made.endswith("data: made\n") and again.endswith("data: is there already\n")
-    shards = sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "data").rglob("*.*"))
-    assert shards == [
-        *(f"data/test/part-{n}.parquet" for n in (0, 1)),
-        *(f"data/train/part-{n}.parquet" for n in range(8)),
-    ]
+    tables = [f"--input={name}={tmp_path / 'data' / name}" for name in ("flights", "weather", "planes", "airports")]
+    features = [sys.executable, "-m", "trainkit.processing.features", flights / "features.py", *tables]
+    subprocess.run([*features, "--output", tmp_path / "rows"], check=True, timeout=240, env=environment())
 
-    channels = {f"TRAINKIT_CHANNEL_{half.upper()}": str(tmp_path / "data" / half) for half in ("train", "test")}
-    records = run(*TORCHRUN, EXAMPLES / "flights/train.py", "--epochs=1", "--batch=1024", cwd=tmp_path, **channels)
+    channels = {f"TRAINKIT_CHANNEL_{half.upper()}": str(tmp_path / "rows" / half) for half in ("train", "test")}
+    records = run(*TORCHRUN, flights / "train.py", "--epochs=1", "--batch=1024", cwd=tmp_path, **channels)
 
     seen = {name: value for record in records for name, value in record.items()}
     assert records[0]["loss"] > 3 * seen["loss"]
-    assert seen["baseline_rmse"] == pytest.approx(45.40, abs=0.01), "so all rows of the test days were counted once"
+    assert seen["baseline_rmse"] == pytest.approx(47.53, abs=0.01), "so all rows of the test days were counted once"
     assert seen["test_rmse"] < seen["carried_rmse"] < seen["baseline_rmse"] / 2
-    config = json.loads((tmp_path / "trainkit-output/model/config.json").read_text())
-    assert config["vocabularies"]["origin"] == ["EWR", "JFK", "LGA"]
+    model = tmp_path / "trainkit-output/model"
+    rows = json.loads((tmp_path / "rows/MANIFEST.json").read_text())
+    assert verify(model) == [] and json.loads((model / "trainkit.json").read_text())["features"] == rows["artifact"]
+    guessed = run_text(flights / "predict.py", model, "--rows", tmp_path / "rows/test", cwd=tmp_path)
+    assert re.search(r"JFK 1950: \d\d\.\d minutes late, by the model", guessed), guessed
+    assert "25 features have the bits they had in training; it was 29 minutes late" in guessed
+
+
+def run_text(script, *arguments, cwd):
+    command = [sys.executable, script, *arguments]
+    return subprocess.check_output(command, cwd=cwd, env=environment(), text=True, timeout=240)
 
 
 @pytest.mark.torch
-def test_from_s3_learns_on_two_hosts_and_shows_how_long_they_waited_for_data(tmp_path):
-    demo = [
-        sys.executable,
-        EXAMPLES / "from_s3/demo.py",
-        "--output",
-        tmp_path / "out",
-        "--hp",
-        f"cache={tmp_path}/kept",
-    ]
-    ended = subprocess.run(demo, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240)
+def test_from_s3_learns_on_two_hosts_goes_on_after_a_kill_and_shows_how_long_it_waited_for_data(tmp_path):
+    output, cache = ["--output", tmp_path / "out"], ["--hp", f"cache={tmp_path}/kept"]
+    demo = [sys.executable, EXAMPLES / "from_s3/demo.py", *output, *cache, "--kill", "rank=3@step=170"]
+    environ = environment(TRAINKIT_MAX_RESTARTS="1")
+    ended = subprocess.run(demo, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=240)
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert re.search(r"\[algo-1:0\] step \d+/256 · .*\d+% waiting for data", ended.stdout), ended.stdout
+    assert re.search(r"\[algo-1:0\] checkpoint of step 1[05]0 restored", ended.stdout), ended.stdout
+    assert "trainkit.metric step=255 " in ended.stdout
     losses = [float(loss) for loss in re.findall(r"step=\d+ (?:final_)?loss=(\S+)", ended.stdout)]
     assert losses[-1] < losses[0] / 20
     assert len(list((tmp_path / "kept").rglob("??/*"))) >= 64, "each row group was kept"

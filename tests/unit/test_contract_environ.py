@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainkit.contract import environ
+from trainkit.contract import dialect_json, environ, names
 from trainkit.contract.channels import Channel
 from trainkit.contract.cluster import Cluster, InstanceGroup
+from trainkit.contract.facts import Resources
 from trainkit.contract.hyperparameters import Hyperparameters
 from trainkit.contract.job import Job
 from trainkit.contract.paths import Paths
@@ -45,11 +47,11 @@ def make_job(texts: dict[str, str] | None = None, channels: tuple[str, ...] = ("
 
 
 def variables(job: Job) -> tuple[dict[str, str], list[str]]:
-    return environ.variables(job, resources=environ.Resources(cpus=2, gpus=0), master="algo-1", port=7777)
+    return environ.variables(job, resources=Resources(cpus=2, gpus=0), master="algo-1", port=7777)
 
 
 def test_the_values_are_those_of_the_sdks_own_drivers_byte_for_byte() -> None:
-    """Written down from the V3 drivers' set_env for this job; what they export under other conditions is left out."""
+    """Written down from the V3 drivers' set_env for this job; tests/interop asks the drivers themselves."""
     found, warnings = variables(make_job({"lr": "0.1", "epochs": "64", "on": "true", "opt": "Adam", "l": '[1, "a"]'}))
 
     hyperparameters = '{"lr": 0.1, "epochs": 64, "on": true, "opt": "Adam", "l": [1, "a"]}'
@@ -113,8 +115,7 @@ def test_the_values_are_those_of_the_sdks_own_drivers_byte_for_byte() -> None:
         "output_data_dir": "/opt/ml/output/data",
         "resource_config": RESOURCES,
     }
-    ours = json.loads(found["SM_TRAINING_ENV"])
-    assert ours | their_big_one == ours
+    assert json.loads(found["SM_TRAINING_ENV"]) == their_big_one
 
 
 def test_a_name_with_a_dash_or_a_dot_is_there_exactly_and_under_an_alias() -> None:
@@ -160,9 +161,9 @@ def test_a_name_with_an_equals_sign_reaches_the_script_as_argument_and_alias_onl
 
 
 def test_the_arguments_are_the_texts_in_the_files_order_without_our_own() -> None:
-    job = make_job({"z": "it's", "a": "", "trainkit_procs": "2", "sagemaker_program": "train.py", "b": "-1"})
+    job = make_job({"z": "it's", "a": "", "trainkit_procs": "2", "sagemaker_region": "eu-west-1", "b": "-1"})
 
-    assert environ.arguments(job) == ("--z", "it's", "--a", "", "--sagemaker_program", "train.py", "--b", "-1")
+    assert environ.arguments(job) == ("--z", "it's", "--a", "", "--b", "-1")
 
 
 def strictly(text: str) -> Any:
@@ -184,13 +185,13 @@ def test_whatever_the_hyperparameters_are_every_variable_is_one_that_execve_take
     for name in ("SM_HPS", "SM_TRAINING_ENV", "SM_USER_ARGS", "SM_FRAMEWORK_PARAMS", "SM_CHANNELS", "SM_HOSTS"):
         strictly(found[name])
     for name, text in values.items():
-        if not name.startswith("trainkit_") and "=" not in name:
-            assert found[f"SM_HP_{name.upper()}"] == text or warnings
+        if not name.startswith(("trainkit_", "sagemaker_")) and "=" not in name:
+            assert found[f"SM_HP_{name.upper()}"] == dialect_json.variable(text) or warnings
     assert found["SM_LOG_LEVEL"].lstrip("-").isdigit()
 
 
 def test_a_real_child_finds_hostile_values_unchanged() -> None:
-    values = {"it's": "$(id) `id` ; rm -rf x", "a b": "line\nline", "dash-key.x": '"quoted"', "ü": "日本🚂", "e": ""}
+    values = {"it's": "$(id) `id` ; rm -rf x", "a b": "line\nline", "dash-key.x": '"half', "ü": "日本🚂", "e": ""}
     job = make_job(values)
     found, _ = variables(job)
     show = "import json, os, sys; print(json.dumps([dict(os.environ), sys.argv[1:]]))"
@@ -219,7 +220,7 @@ def test_a_variable_too_long_for_the_kernel_is_left_out_and_named() -> None:
 def test_the_longest_variable_is_as_long_as_the_kernel_has_it(over: int) -> None:
     if sys.platform != "linux":
         pytest.skip("the limit is Linux's")
-    text = "x" * (environ.LONGEST - len("SM_HP_A=") - 1 + over)
+    text = "x" * (names.LONGEST - len("SM_HP_A=") - 1 + over)
     found, _ = variables(make_job({"a": text}))
 
     assert ("SM_HP_A" in found) is not bool(over)
@@ -239,10 +240,15 @@ def test_the_log_level_is_a_number_whatever_was_written(text: str, level: str) -
 def test_a_heterogeneous_cluster_has_its_groups_in_the_variables() -> None:
     groups = (InstanceGroup("cpu", "ml.c5.xlarge", ("algo-1",)), InstanceGroup("gpu", "ml.g5.xlarge", ("algo-2",)))
     cluster = Cluster("algo-2", ("algo-1", "algo-2"), groups=groups, current_group="gpu", topology=[{"hostName": "a"}])
-    job = make_job()
-    found, _ = variables(
-        Job("j", job.paths, cluster, (), job.hyperparameters, Settings(groups=("gpu",)), Path("/opt/ml/checkpoints"))
-    )
+    described = [
+        {"instance_group_name": group.name, "instance_type": group.instance_type, "hosts": list(group.hosts)}
+        for group in groups
+    ]
+    job = replace(
+        make_job(), cluster=cluster, settings=Settings(groups=("gpu",)),
+        documents={"resourceconfig.json": {"instance_groups": described}},
+    )  # fmt: skip
+    found, _ = variables(job)
 
     assert json.loads(found["SM_INSTANCE_GROUPS_DICT"]) == {
         "cpu": {"instance_group_name": "cpu", "instance_type": "ml.c5.xlarge", "hosts": ["algo-1"]},
@@ -255,9 +261,11 @@ def test_a_heterogeneous_cluster_has_its_groups_in_the_variables() -> None:
 
 def test_the_page_for_platform_teams_names_every_variable_and_every_exit_code() -> None:
     page = (Path(__file__).parents[2] / "docs/contract.md").read_text(encoding="utf-8")
-    job = make_job()
-    cluster = Cluster("algo-1", ("algo-1",), topology=[])
-    found, _ = variables(Job("j", job.paths, cluster, (), job.hyperparameters, Settings(), Path("/opt/ml/checkpoints")))
+    cluster = Cluster("algo-1", ("algo-1",), topology=[{}])
+    found = {}
+    for dialect in ("json", "toolkit"):
+        given = make_job({"sagemaker_region": "eu-west-1"})
+        found |= variables(replace(given, cluster=cluster, channels=(), settings=Settings(dialect=dialect)))[0]
     kinds: list[type[TrainkitError]] = [TrainkitError, *TrainkitError.__subclasses__()]
 
     assert [name for name in found if f"`{name}`" not in page] == []

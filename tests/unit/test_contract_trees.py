@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from trainkit.contract import environ, job
+from trainkit.contract.facts import Resources
 from trainkit.contract.paths import Paths
 from trainkit.errors import ConfigError
 
@@ -32,7 +33,7 @@ def test_a_right_tree_is_read_as_it_is_meant(name: str) -> None:
     expect = json.loads((root / "expect.json").read_text(encoding="utf-8").replace("{root}", str(root)))
 
     read = job.read(Paths(root), environ={})
-    resources = environ.Resources(cpus=4, gpus=0)
+    resources = Resources(cpus=4, gpus=0)
     variables, warnings = environ.variables(read, resources=resources, master=read.hosts[0], port=7777)
 
     facts = {

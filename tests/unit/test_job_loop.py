@@ -85,6 +85,15 @@ def test_epochs_are_one_count_when_they_say_where_they_start(job, capsys):
     assert [line.split(" ·")[0] for line in lines if line.startswith("step")] == ["step 3/6", "step 6/6"]
 
 
+def test_a_rehearsal_ends_each_loop_after_its_steps_and_says_which_they_were(job, capsys, monkeypatch):
+    monkeypatch.setenv("TRAINKIT_REHEARSAL_STEPS", "2")
+
+    assert [step for step, _ in job.steps(range(100), start=5)] == [5, 6]
+    assert [step for step, _ in job.steps(range(1), start=7)] == [7]
+
+    assert re.findall(r"rehearsal: steps (\d+) to (\d+)", capsys.readouterr().out) == [("5", "7"), ("7", "8")]
+
+
 def test_a_job_that_is_to_stop_begins_no_further_epoch(tmp_path, capsys):
     stop, stream = Stop(), Stream()
     stop.signal = signal.SIGTERM

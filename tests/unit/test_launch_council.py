@@ -41,6 +41,18 @@ def test_the_clocks_of_hosts_are_compared_as_one() -> None:
     assert HostEnd.of(message, host="a", clock_ahead=5.0) == HostEnd("a", 1, "ValueError: x", at=100.0, rank=3)
 
 
+def test_hosts_that_ended_well_and_came_to_different_things_have_failed() -> None:
+    ends = [HostEnd(f"algo-{n}", 0, None, 0.0, said=said) for n, said in ((10, "rows 2"), (2, "rows 1"), (3, ""))]
+
+    verdict = decide(ends)
+
+    assert verdict is not None
+    assert (verdict.exit_code, verdict.cause) == (65, "DataError: algo-2 came to rows 1, and algo-10 to rows 2")
+    assert decide([ends[0], ends[2], HostEnd("algo-4", 0, None, 0.0, said="rows 2")]) is None
+    told = HostEnd.of(ends[0].message(), host="algo-10", clock_ahead=0.0)
+    assert told == ends[0]
+
+
 @pytest.mark.parametrize("message", [None, {}, {"exit_code": "x", "failure": None, "at": 1}, {"exit_code": 1}])
 def test_nonsense_is_no_end(message: object) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):

@@ -28,6 +28,7 @@ from trainkit.launch.loop import Loop
 from trainkit.launch.peers import Again, Ears, Hub, Spoke, door, listening, resolving
 from trainkit.launch.peers import spoke as spokes_module
 from trainkit.launch.peers.council import HostEnd
+from trainkit.launch.preflight import Traits
 from trainkit.launch.processes import children
 from trainkit.launch.watch import Report
 from trainkit.plan import launch
@@ -70,6 +71,7 @@ class Heard:
         self.agreed: list[int] = []
         self.said: list[str] = []
 
+        self.traits: Traits = {}
         self.again: list[Again] = []  # what the first host answers when all have ended
 
     def _end(self, lost: bool) -> None:
@@ -81,6 +83,7 @@ class Heard:
             end=self._end, stop=self.stops.append, agreed=self.agreed.append, say=self.said.append,
             report=Report, reported=lambda host, report: None, show=lambda: None,
             shown=lambda host, stances: None, again=lambda outcome: self.again.pop() if self.again else None,
+            traits=self.traits,
         )  # fmt: skip
 
 
@@ -137,6 +140,18 @@ def met(loop: Loop, port: int, *heard: Heard, timeout: float = 30) -> tuple[Hub,
     return hub, spokes[0], spokes[1]
 
 
+def test_a_host_that_is_busy_with_its_code_is_here_and_not_ready(loop: Loop, port: int) -> None:
+    hub = hub_at(loop, port)
+    second, third = (spoke_at(loop, port, host) for host in HOSTS[1:])
+    second.prepare()
+    turn(loop, lambda: hub.met and second.met and third.met, second, third)
+    assert not hub.complete
+    second.prepared()
+    turn(loop, lambda: hub.complete, second, third)
+    for one in (hub, second, third):
+        one.close()
+
+
 def test_hosts_meet_in_any_order_and_learn_the_same(loop: Loop, port: int) -> None:
     late, later = spoke_at(loop, port, "algo-3", procs=2), spoke_at(loop, port, "algo-2", procs=3)
     late.attempt()  # nobody listens yet
@@ -147,6 +162,19 @@ def test_hosts_meet_in_any_order_and_learn_the_same(loop: Loop, port: int) -> No
     assert meeting == late.meeting == later.meeting
     assert (meeting.world.procs, meeting.port, meeting.agent_store) == ((1, 3, 2), 4242, True)
     for one in (hub, late, later):
+        one.close()
+
+
+def test_the_first_host_says_where_the_others_are_not_like_it(loop: Loop, port: int) -> None:
+    heard = [Heard() for _ in HOSTS]
+    for one, torch, gpus in zip(heard, ("2.9.0", "2.9.0", "2.8.0"), (8, 8, 8), strict=True):
+        one.traits = {"GPUs": gpus, "torch": torch}
+    ends = met(loop, port, *heard)
+
+    (said,) = heard[0].said
+    assert said.startswith("warning: hosts have different versions of torch: 2.9.0 on algo-1, algo-2; 2.8.0 on algo-3")
+    assert heard[1].said == []
+    for one in ends:
         one.close()
 
 

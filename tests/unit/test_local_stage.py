@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import os
+import sys
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import pytest
 
 from trainkit.errors import UsageError
 from trainkit.launch.output import Console
-from trainkit.local import archive, claim, layout, request, screen, stage, status
+from trainkit.local import archive, claim, inputs, layout, objects, request, screen, stage, status
 
 
 def lay(root: Path, *names: str) -> Path:
@@ -116,11 +117,11 @@ def test_no_files_make_no_archive(tmp_path: Path) -> None:
     assert not (tmp_path / "model.tar.gz").exists()
 
 
-def test_what_cannot_be_read_is_an_error_for_data_and_a_warning_for_code(tmp_path: Path) -> None:
-    source = lay(tmp_path / "data", "a", "secret/b")
+def test_what_cannot_be_read_is_an_error_for_data_and_a_warning_for_code(open_path: Path) -> None:
+    source = lay(open_path / "data", "a", "secret/b")
     (source / "secret").chmod(0)
     skipped: list[OSError] = []
-    with unprivileged(source):
+    with unprivileged():
         with pytest.raises(UsageError, match=r"cannot read .*secret.*: Permission denied"):
             stage.data(source)
         found = stage.code(source, without=[], unreadable=skipped.append)
@@ -131,12 +132,10 @@ def test_what_cannot_be_read_is_an_error_for_data_and_a_warning_for_code(tmp_pat
 
 
 @contextmanager
-def unprivileged(readable: Path) -> Iterator[None]:
+def unprivileged() -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
-    for up in (readable, *list(readable.parents)[:3]):
-        up.chmod(up.stat().st_mode | 0o55)
     os.seteuid(65534)
     try:
         yield
@@ -146,9 +145,9 @@ def unprivileged(readable: Path) -> Iterator[None]:
 
 def test_a_folder_of_any_name_is_found_by_its_url(tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"caf\xe9 #1?")
-    folder.mkdir()
-    assert stage.local(folder.as_uri()) == folder
-    assert stage.local("s3://bucket/x") is None
+    assert objects.place(folder.as_uri(), base=Path("/elsewhere")) == folder
+    assert objects.place("s3://bucket/x", base=tmp_path) == "s3://bucket/x"
+    assert objects.place("data", base=tmp_path) == tmp_path / "data"
 
 
 def test_a_directory_for_a_job_is_nobody_elses(tmp_path: Path) -> None:
@@ -177,7 +176,7 @@ def test_of_a_linked_script_the_folder_is_that_of_the_real_file(tmp_path: Path) 
     lay(tmp_path / "real", "train.py")
     (tmp_path / "linked.py").symlink_to("real/train.py")
     job = ask(tmp_path / "linked.py")
-    assert request.source(job["InputDataConfig"][-1]) == (tmp_path / "real").as_uri()
+    assert request.sources(job)[-1].url == (tmp_path / "real").as_uri()
     assert job["Environment"]["TRAINKIT_SCRIPT"] == "train.py"
 
 
@@ -193,29 +192,30 @@ def test_the_environment_is_the_callers_less_what_speaks_of_another_job(monkeypa
     assert (seen["TRAINKIT_PEER_WAIT"], seen["TRAINKIT_PORT"]) == ("9", "1234")
     assert seen["TRAINKIT_ENGINE"] == "spawn"  # the request's own word
     assert not another_job.keys() & seen.keys()
+    assert seen["PATH"].startswith(str(Path(sys.executable).parent))
     assert seen["PYTHONPATH"] == "/usr/lib:/abs:/usr/../opt"
 
 
 def test_what_the_hosts_cannot_see_or_the_job_would_replace_is_refused(tmp_path: Path) -> None:
     lay(tmp_path, "code/train.py", "out/model/old", "covered/rows")
 
-    def survey(**channels: str) -> dict[str, stage.Listing]:
-        job = ask(tmp_path / "code/train.py", **channels)
-        return layout.survey(job, covered=tmp_path / "covered", output=tmp_path / "out", warn=print)
+    def survey(**channels: str) -> list[inputs.Found]:
+        sources = request.sources(ask(tmp_path / "code/train.py", **channels), code="code")
+        return inputs.survey(sources, base=tmp_path, covered=tmp_path / "covered", output=tmp_path / "out", warn=print)
 
-    assert survey().keys() == {"code"}
+    assert [one.source.name for one in survey()] == ["code"]
     with pytest.raises(UsageError, match=r"every host has a .*covered of its own"):
         survey(train=str(tmp_path / "covered/rows"))
     with pytest.raises(UsageError, match="a result of an earlier job that this one would replace"):
         survey(train=str(tmp_path / "out/model"))
 
 
-def test_a_description_is_json_whatever_the_metrics_are() -> None:
-    told = status.Status(ask(Path("train.py")))
+def test_a_description_is_json_whatever_the_metrics_are(tmp_path: Path) -> None:
+    told = status.Status(ask(Path("train.py")), tmp_path / "describe.json")
     told.enter("Completed")
     metrics = {"loss": math.nan, "peak": math.inf, "accuracy": 0.5}
     document = told.document(model=None, reason=None, metrics=metrics)
-    assert document["FinalMetricDataList"] == [{"MetricName": "accuracy", "Value": 0.5}]
+    assert [(one["MetricName"], one["Value"]) for one in document["FinalMetricDataList"]] == [("accuracy", 0.5)]
 
 
 def test_a_log_that_cannot_be_written_is_no_end_of_the_job(capfdbinary: pytest.CaptureFixture[bytes]) -> None:

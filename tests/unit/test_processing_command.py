@@ -11,6 +11,7 @@ import pytest
 from trainkit.errors import ScriptMissing, TrainkitError, UsageError
 from trainkit.plan import command, spark
 from trainkit.plan.clusters import spark as clusters
+from trainkit.plan.definition import ENTRY
 from trainkit.plan.launch import BOOTSTRAP
 
 RANK = str(BOOTSTRAP / "rank.py")
@@ -43,6 +44,35 @@ def test_python_with_a_script_does_so_too_and_keeps_the_interpreter_that_was_nam
     )  # fmt: skip
     assert resolve(folder, "python3", "-m", "prep").argv == ("python3", "-m", "prep")
     assert resolve(folder, "python3", "-c", "print(1)").argv == ("python3", "-c", "print(1)")
+
+
+DEFINITION = "from trainkit.processing import Features{alias}\nfeatures{kind} = {call}({arguments})\n{more}"
+
+
+@pytest.mark.parametrize(
+    ("is_one", "parts"),
+    [
+        (True, {}),
+        (True, {"alias": " as F", "call": "F"}),
+        (True, {"call": "processing.Features"}),
+        (True, {"kind": ": Features", "call": "made"}),
+        (True, {"arguments": "surely=not_run()"}),
+        (False, {"call": "load_features"}),
+        (False, {"more": "if __name__ == '__main__':\n    print(features)\n"}),
+        (False, {"arguments": "("}),
+        (False, {"kind": "_of_the_day"}),
+    ],
+)
+def test_a_file_that_declares_features_has_them_made_and_is_not_run_to_find_out(
+    folder: Path, is_one: bool, parts: dict[str, str]
+) -> None:
+    text = DEFINITION.format(**{"alias": "", "kind": "", "call": "Features", "arguments": "", "more": ""} | parts)
+    (folder / "features.py").write_text(text)
+    starter = str(ENTRY) if is_one else RANK
+
+    assert resolve(folder, "features.py", "--n").argv == (sys.executable, starter, str(folder / "features.py"), "--n")
+    assert resolve(folder, "python3", "-u", "features.py").argv[:3] == ("python3", "-u", starter)
+    assert ENTRY.is_file()
 
 
 def test_a_shell_is_known_for_one_so_that_what_it_runs_hears_signals(folder: Path) -> None:

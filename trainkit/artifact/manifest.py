@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-FILE = "trainkit.json"
+from trainkit.contract.features import FOLDER, MODEL_MANIFEST
+
+FILE = MODEL_MANIFEST
 SCRATCH = ".trainkit-model.part"
 """The folder in which files wait for their names."""
 VERSION = 1
@@ -34,11 +36,15 @@ class Manifest:
     torch: str
     job: str
     step: int | None = None
+    features: str = ""
+    """The hash of the artifact that its rows were made with, where one lies beside it (contract.features)."""
 
     def text(self) -> str:
         body: dict[str, Any] = {"version": VERSION, "trainkit": self.trainkit, "torch": self.torch, "job": self.job}
         if self.step is not None:
             body["step"] = self.step
+        if self.features:
+            body[FOLDER] = self.features
         body["files"] = {name: asdict(entry) for name, entry in sorted(self.files.items())}
         return json.dumps(body, indent=2) + "\n"
 
@@ -61,6 +67,11 @@ def is_name(name: str) -> bool:
     return name not in ("", "..") and "\0" not in name and Path(name).name == name
 
 
+def is_inside(name: str) -> bool:
+    """Whether `name` can be a file of the directory, or of a folder in it."""
+    return all(is_name(part) and part != "." for part in name.split("/"))
+
+
 def names(directory: Path) -> frozenset[str]:
     """The files that the manifest names; none where there is no manifest, or one that says nothing."""
     try:
@@ -79,7 +90,9 @@ def verify(directory: Path) -> list[str]:
         return [*problems, f"{FILE}: {error.strerror}; the model was not written to its end"]
     except ValueError as error:
         return [*problems, f"{FILE}: is no manifest ({error})"]
-    return problems + [problem for name, entry in entries.items() if (problem := _compare(directory / name, entry))]
+    return problems + [
+        problem for name, entry in entries.items() if (problem := _compare(directory / name, name, entry))
+    ]
 
 
 def _entries(text: str) -> dict[str, Entry]:
@@ -90,19 +103,19 @@ def _entries(text: str) -> dict[str, Entry]:
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
     for name in entries:
-        if not is_name(name):
+        if not is_inside(name):
             raise ValueError(f"{name!r} is no file name")
     return entries
 
 
-def _compare(path: Path, expected: Entry) -> str | None:
+def _compare(path: Path, name: str, expected: Entry) -> str | None:
     try:
         size = path.stat().st_size
         if size != expected.size:
-            return f"{path.name}: has {size} bytes instead of {expected.size}"
+            return f"{name}: has {size} bytes instead of {expected.size}"
         found = measure(path)
     except OSError as error:
-        return f"{path.name}: {error.strerror}"
+        return f"{name}: {error.strerror}"
     if found.sha256 != expected.sha256:
-        return f"{path.name}: has SHA-256 {found.sha256} instead of {expected.sha256}"
+        return f"{name}: has SHA-256 {found.sha256} instead of {expected.sha256}"
     return None

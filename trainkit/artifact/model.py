@@ -8,7 +8,9 @@ manifest, which `manifest.verify` does not pass.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 import trainkit
 from trainkit.artifact import gather, manifest
 from trainkit.artifact.manifest import Entry, Manifest
+from trainkit.contract.features import FOLDER, contents, digest
 from trainkit.errors import StorageError, TrainkitError
 from trainkit.storage.commit import sync
 
@@ -26,8 +29,9 @@ WEIGHTS = "model.safetensors"
 
 
 def save(
-    model: nn.Module, directory: Path, *, rank: int, files: Mapping[str, str | bytes], job: str, step: int | None
-) -> None:
+    model: nn.Module, directory: Path, *, rank: int, files: Mapping[str, str | bytes], job: str, step: int | None,
+    features: Callable[[], Path | None] = lambda: None,
+) -> None:  # fmt: skip
     """Collective: see trainkit.job.context.Context.save_model, which is this with the job's own facts."""
     first = (torch.distributed.get_rank() if gather.in_group() else rank) == 0
     model = gather.unwrap(model)
@@ -35,7 +39,13 @@ def save(
     failure: Exception | None = None
     if first:
         try:
-            _write(gather.each_once(model, collected), directory, files=files, job=job, step=step)
+            beside = _checked(files)
+            fitted = features()
+            by_hash = digest(fitted) if fitted else ""
+            if fitted:
+                beside |= {f"{FOLDER}/{by_hash}/{name}": raw for name, raw in contents(fitted).items()}
+            about = Manifest({}, trainkit.__version__, torch.__version__, job, step, by_hash)
+            _write(gather.each_once(model, collected), directory, files=beside, about=about)
         except Exception as error:  # noqa: BLE001 (whatever it is, the other ranks are waiting to hear of it)
             failure = error
     problem = gather.hear_verdict(_verdict(failure) if failure else "")
@@ -53,9 +63,14 @@ def _verdict(failure: Exception) -> str:
     return f"{kind.__name__} {type(failure).__name__}: {failure}"
 
 
-def _write(
-    state: gather.State, directory: Path, *, files: Mapping[str, str | bytes], job: str, step: int | None
-) -> None:
+def _checked(files: Mapping[str, str | bytes]) -> dict[str, bytes]:
+    for name in files:
+        if not manifest.is_name(name) or name in (WEIGHTS, FOLDER, manifest.FILE, manifest.SCRATCH):
+            raise ValueError(f"{name!r} in `files` is no free file name: use one without a folder, not {WEIGHTS}")
+    return {name: content.encode() if isinstance(content, str) else content for name, content in files.items()}
+
+
+def _write(state: gather.State, directory: Path, *, files: Mapping[str, bytes], about: Manifest) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     manifest.sweep(directory)
     scratch = directory / manifest.SCRATCH
@@ -64,22 +79,24 @@ def _write(
     try:
         save_file(dict(state.tensors), scratch / WEIGHTS, metadata={gather.FORMAT: "pt", **state.aliases})
         for name, content in files.items():
-            if not manifest.is_name(name) or name in (WEIGHTS, manifest.FILE, manifest.SCRATCH):
-                raise ValueError(f"{name!r} in `files` is no free file name: use one without a folder, not {WEIGHTS}")
-            (scratch / name).write_bytes(content.encode() if isinstance(content, str) else content)
+            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+            (scratch / name).write_bytes(content)
         names = (WEIGHTS, *files)
         entries = {name: _settle(scratch / name) for name in names}
-        about = Manifest(entries, trainkit=trainkit.__version__, torch=torch.__version__, job=job, step=step)
-        (scratch / manifest.FILE).write_text(about.text(), encoding="utf-8")
+        (scratch / manifest.FILE).write_text(replace(about, files=entries).text(), encoding="utf-8")
         _settle(scratch / manifest.FILE)
         stale = manifest.names(directory) - entries.keys()
         (directory / manifest.FILE).unlink(missing_ok=True)
         sync(directory)
         for name in names:
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
             (scratch / name).replace(directory / name)
         for name in stale:  # of the older model: an evaluation must not take them for this one's
             (directory / name).unlink(missing_ok=True)
-        sync(directory)
+            with suppress(OSError):  # other files lie there, or it is the model's own folder
+                (directory / name).parent.rmdir()
+        for folder in {directory, *((directory / name).parent for name in names)}:
+            sync(folder)
         (scratch / manifest.FILE).replace(directory / manifest.FILE)
         sync(directory)
     finally:

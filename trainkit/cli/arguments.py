@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
 from trainkit.contract.rehearsal import Fault
 from trainkit.contract.settings import ENGINES, seconds
-from trainkit.errors import StorageError, UsageError
+from trainkit.errors import StorageError, TrainkitError, UsageError
 from trainkit.local import claim
 from trainkit.local.request import Shorthand
 
@@ -82,14 +83,25 @@ def count(text: str) -> int:
     return number
 
 
-def fresh(name: str) -> Path:
-    """A new output directory of that name. Raises StorageError."""
+@contextmanager
+def output(given: Path | None, *, name: str) -> Iterator[Path]:
+    """The job's output directory: the one given, or a new one, which is gone again where the job cannot be started."""
+    if given:
+        yield given
+        return
     try:
-        return claim.fresh(Path("trainkit-output"), name)
+        made = claim.fresh(Path("trainkit-output"), name)
     except OSError as error:
         raise StorageError(
             f"cannot make {error.filename}: {error.strerror}. Name another place with --output"
         ) from None
+    try:
+        yield made
+    except TrainkitError:
+        with suppress(OSError):  # there are files in it, or other jobs beside it
+            made.rmdir()
+            made.parent.rmdir()
+        raise
 
 
 def span(text: str) -> float:

@@ -7,33 +7,30 @@ import datetime
 import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from trainkit.cli import arguments, local_processing
-from trainkit.errors import TrainkitError
+from trainkit.cli import arguments, local_processing, local_request
+from trainkit.cli.local_summary import summary
 from trainkit.launch.output import Console
-from trainkit.local import isolation, service
-from trainkit.local.request import Request, Shorthand, compose
-from trainkit.local.service import Options, Result
+from trainkit.local import isolation, requests, service
+from trainkit.local.request import Shorthand, compose
+from trainkit.local.service import Options, Surroundings
 
 
 def main(argv: Sequence[str]) -> int:
     """Run it. Returns the job's exit code: the script's own where it failed, 0 when completed or stopped."""
+    if argv and argv[0].endswith(".json"):
+        loaded = requests.load(Path(argv[0]))
+        if loaded.operation == requests.PROCESSING:
+            return local_processing.main(argv, loaded)
+        return local_request.main(argv, loaded)
     if local_processing.is_meant(argv):
         return local_processing.main(argv)
     given = _parser().parse_args(argv)
     shorthand = arguments.shorthand(given)
     now = datetime.datetime.now()
-    output: Path = given.output or arguments.fresh(f"{shorthand.script.stem}-{now:%Y%m%d-%H%M%S}")
-    try:
+    with arguments.output(given.output, name=f"{shorthand.script.stem}-{now:%Y%m%d-%H%M%S}") as output:
         return _run(shorthand, given, output=output, now=now)
-    except TrainkitError:
-        if not given.output:
-            with suppress(OSError):  # there are files in it, or other jobs beside it
-                output.rmdir()
-                output.parent.rmdir()
-        raise
 
 
 def _run(shorthand: Shorthand, given: argparse.Namespace, *, output: Path, now: datetime.datetime) -> int:
@@ -50,18 +47,22 @@ def _run(shorthand: Shorthand, given: argparse.Namespace, *, output: Path, now: 
         at_terminal=at_terminal and str(given.procs or os.environ.get("TRAINKIT_PROCS", 1)) == "1",
         colour=os.isatty(1) and "NO_COLOR" not in os.environ,
     )
+    around = Surroundings(base=Path.cwd(), code="code", own_metrics=True)
     console = Console()
     began = time.monotonic()
     console.say(
         "local", f"{request['TrainingJobName']}: {arguments.hosts(shorthand.hosts)}, output in {arguments.near(output)}"
     )
-    result = service.run(request, options, console)
-    console.say("local", _summary(request, result, output=output, took=time.monotonic() - began))
+    result = service.run(request, options, around, console)
+    console.say("local", summary(result, output=output, took=time.monotonic() - began))
     return result.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = arguments.Parser(prog="trainkit local", description="Run a script as a SageMaker job, here.")
+    parser = arguments.Parser(
+        prog="trainkit local",
+        description="Run a script as a SageMaker job, here; or a request: trainkit local job.json --help.",
+    )
     arguments.add(parser)
     parser.add_argument(
         "--isolation", choices=isolation.KINDS,
@@ -78,38 +79,3 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--max-runtime", type=arguments.span, metavar="2h", help="MaxRuntimeInSeconds (default: a day)")
     return parser
-
-
-def _summary(request: Request, result: Result, *, output: Path, took: float) -> str:
-    """How it ended, where things are, and how good the model is."""
-    described = result.description
-    lines = [f"{described['SecondaryStatus']} after {took:.1f} s, exit code {result.exit_code}"]
-    if "FailureReason" in described:
-        cause, *more = (result.failure or described["FailureReason"]).split("\n\n", 1)[0].splitlines()
-        lines += [f"  cause    {cause}", *(f"           {line}" for line in more)]
-        lines += [f"  failure  {arguments.near(path)}" for path in [output / "failure"] if path.exists()]
-        lines += [
-            f"  logs     {arguments.near(path)}" for path in [output / "logs"] if any(path.glob("*"))
-        ]  # none at a terminal
-    if result.model:
-        lines.append(f"  model    {arguments.near(result.model)} ({_size(_bytes(result.model))})")
-    metrics = {m["MetricName"]: m["Value"] for m in described["FinalMetricDataList"]}
-    if metrics:
-        lines.append("  metrics  " + "  ".join(f"{name}={_short(value)}" for name, value in metrics.items()))
-    return "\n".join(lines)
-
-
-def _bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*")) if path.is_dir() else path.stat().st_size
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            break
-        count /= 1000
-    return f"{count:.3g} {unit}"
-
-
-def _short(value: float) -> str:
-    return f"{value:.5g}"

@@ -7,58 +7,49 @@ import datetime
 import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from trainkit.cli import arguments
 from trainkit.contract.settings import CLUSTERS
-from trainkit.errors import TrainkitError, UsageError
+from trainkit.errors import UsageError
 from trainkit.launch.output import Console
 from trainkit.local import isolation, processing_request, processing_service
 from trainkit.local.processing_request import Shorthand
 from trainkit.local.processing_service import Result, Surroundings
+from trainkit.local.requests import Loaded
 from trainkit.local.service import Options
 
 FLAG = "--processing"
 
 
 def is_meant(argv: Sequence[str]) -> bool:
-    """Whether a command line of `trainkit local` is about a processing job."""
-    mine = argv[: argv.index("--")] if "--" in argv else argv
-    return FLAG in mine or any(word.endswith(".json") for word in mine[:1])
+    """Whether a command line of `trainkit local` with a script is about a processing job."""
+    return FLAG in (argv[: argv.index("--")] if "--" in argv else argv)
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], loaded: Loaded | None = None) -> int:
     """Run it. Returns the job's exit code: the script's own where it failed, 0 when completed or stopped."""
     split = argv.index("--") if "--" in argv else len(argv)
     given = _parser().parse_args([word for word in argv[:split] if word != FLAG])
     now = datetime.datetime.now()
     what: Path = given.job
-    if what.suffix == ".json":
-        if (
-            unheard := [name for name in ("hosts", "cluster", "input", "result") if getattr(given, name)]
-            or argv[split + 1 :]
-        ):
+    request: dict[str, Any] = {}
+    if loaded:
+        said = [name for name in ("hosts", "cluster", "input", "result") if getattr(given, name)]
+        if unheard := said or argv[split + 1 :]:
             raise UsageError(f"{unheard[0]} is said by {what} itself: change it there")
-        request = processing_request.load(what)
+        request = dict(processing_request.checked(loaded.request, file=str(what)))
         around = Surroundings(base=what.absolute().parent, image_code=given.code, upload=given.upload)
     elif not what.is_file():
         raise UsageError(f"there is no script {what}")
     else:
-        request, around = {}, Surroundings(base=what.resolve().parent, code_input="code", image_code=given.code)
-    output: Path = given.output or arguments.fresh(f"{what.stem}-{now:%Y%m%d-%H%M%S}")
-    try:
+        around = Surroundings(base=what.resolve().parent, code_input="code", image_code=given.code)
+    with arguments.output(given.output, name=f"{what.stem}-{now:%Y%m%d-%H%M%S}") as output:
         request = request or _compose(given, argv[split + 1 :], output=output, now=now)
         if given.max_runtime is not None:
             request["StoppingCondition"] = {"MaxRuntimeInSeconds": given.max_runtime}
         return _run(request, given, around, output=output)
-    except TrainkitError:
-        if not given.output:
-            with suppress(OSError):  # there are files in it, or other jobs beside it
-                output.rmdir()
-                output.parent.rmdir()
-        raise
 
 
 def _compose(given: argparse.Namespace, rest: Sequence[str], *, output: Path, now: datetime.datetime) -> dict[str, Any]:

@@ -13,6 +13,7 @@ usage: trainkit COMMAND ...
   local SCRIPT   run a script as a SageMaker job on this machine, on one host or several
   process SCRIPT run a processing script: of the job under /opt/ml, or here
   plan  SCRIPT   show what would run: argv, environment, ranks, and why
+  check TARGET   what is wrong with a script, a request, a model or an image, before it costs
   data  show|pack   look at data where it lies; write it anew in blocks that stream well
   checkpoint ls|verify|show|export|import   look at checkpoints, prove them whole, carry models in and out
 
@@ -32,6 +33,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             from trainkit.cli import plan
 
             sys.exit(plan.main(rest))
+        if name == "check":
+            from trainkit.cli import check
+
+            sys.exit(check.main(rest))
         if name == "process":
             from trainkit.cli import process
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,12 @@ def read(raw: Document, *, data: Path, source: Path, mistakes: list[Mistake]) ->
             )
         )
     return tuple(channels)
+
+
+def with_splits(raw: tuple[Channel, ...], splits: Iterable[str], *, folder: Path) -> tuple[Channel, ...]:
+    """The channels and, in place of those of the same name, the splits of features that lie in `folder`."""
+    made = {name: Channel(name, folder / name, content_type="application/x-parquet") for name in splits}
+    return (*(one for one in raw if one.name not in made), *made.values())
 
 
 def _optional(entry: Mapping[str, Any], key: str) -> str | None:

@@ -1,8 +1,8 @@
 """Hyperparameters, lossless: the text as it was written beside the value it decodes to.
 
 SDKs send them in two encodings (v2: JSON of every value, v3 and boto3: strings bare), and neither says which.
-Decoding first and writing the result back is what turns the git revision `12345e6` into 12345000000.0; so argv and
-the environment carry the text, and the decoded value is there for those who ask for it.
+Decoding first and writing the result back is what turns the git revision `12345e6` into 12345000000.0; so the text is
+kept, numbers keep their spelling in argv and in variables, and the decoded value is there for those who ask for it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainkit.contract.document import Document, plain, spell, too_deep
+from trainkit.contract.document import Document, Number, plain, spell, too_deep
 from trainkit.errors import Mistake
 
 FILE = "hyperparameters.json"
 OWN_PREFIX = "trainkit_"
+FRAMEWORK_PREFIX = "sagemaker_"
+_FOR_THE_HARNESS = frozenset(
+    {
+        *("sagemaker_program", "sagemaker_submit_directory", "sagemaker_enable_cloudwatch_metrics", "sagemaker_region"),
+        *("sagemaker_container_log_level", "sagemaker_job_name", "sagemaker_s3_output"),
+        *("default_user_module_name", "_tuning_objective_metric"),
+    }
+)
+"""What SDKs and the tuner tell the container, and the toolkit keeps out of SM_FRAMEWORK_PARAMS."""
 LONGEST = 131_072 - 1024
 """Bytes of one argument or variable: Linux refuses to start a program with a longer one (less room for the name)."""
 
@@ -37,6 +46,20 @@ def decode(text: str) -> Any:
     except (ValueError, RecursionError):
         return text
     return text if too_deep(value) else value
+
+
+def value_of(text: str) -> Any:
+    """The JSON value of `text`, its numbers as they were written; the text itself where it spells none."""
+    try:
+        value = json.loads(text, parse_int=Number, parse_float=Number, parse_constant=Number)
+    except (ValueError, RecursionError):
+        return text
+    return text if too_deep(value) else value
+
+
+def portable(text: str) -> bool:
+    """Whether an argument or a variable can carry `text`: `"\\u0000"` decodes to what none can."""
+    return "\0" not in text and _encodes(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +84,21 @@ class Hyperparameters(Mapping[str, Any]):
 
     @property
     def for_script(self) -> Hyperparameters:
+        """What trainkit.job() shows."""
         return Hyperparameters({name: t for name, t in self.texts.items() if not name.startswith(OWN_PREFIX)})
+
+    @property
+    def of_script(self) -> Hyperparameters:
+        """What argv and SM_HPS have: without what SDKs tell the container, which no script's parser knows."""
+        hidden = (OWN_PREFIX, FRAMEWORK_PREFIX)
+        return Hyperparameters(
+            {n: t for n, t in self.texts.items() if not n.startswith(hidden) and n not in _FOR_THE_HARNESS}
+        )
+
+    @property
+    def of_framework(self) -> dict[str, Any]:
+        """SM_FRAMEWORK_PARAMS, decoded."""
+        return {n: self[n] for n in self.texts if n.startswith(FRAMEWORK_PREFIX) and n not in _FOR_THE_HARNESS}
 
 
 def read(raw: Document, *, source: Path, mistakes: list[Mistake]) -> Hyperparameters:

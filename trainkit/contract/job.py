@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainkit.contract import channels, cluster, document, hyperparameters, settings
+from trainkit.contract import channels, cluster, dialect, document, drivers, features, hyperparameters, settings, source
 from trainkit.contract.channels import Channel
 from trainkit.contract.cluster import Cluster
 from trainkit.contract.hyperparameters import Hyperparameters
@@ -36,6 +36,10 @@ class Job:
     """Host name → address, where TRAINKIT_HOST_ADDRESSES overrides name resolution."""
     documents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """resourceconfig.json and inputdataconfig.json as they were, unknown keys and all."""
+    notes: tuple[str, ...] = ()
+    """What the job's author should know about how the job was understood."""
+    unpacked: Path | None = None
+    """Where the code lies, where it had to be fetched or unpacked, and was."""
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -48,10 +52,28 @@ class Job:
 
     @property
     def source(self) -> Path:
-        """The folder the script lies in: the one asked for, else the channel `code`, else /opt/ml/code."""
-        if self.settings.source:
-            return Path(self.settings.source).absolute()
-        return next((channel.path for channel in self.channels if channel.name == "code"), self.paths.code)
+        """The folder the script lies in: the one asked for, else the channel `code`, else /opt/ml/code.
+
+        Of what is still to be fetched or unpacked, where it will lie.
+        """
+        asked = self.settings.source
+        if self.unpacked:
+            return self.unpacked
+        if asked and (source.is_url(asked) or source.is_archive(asked)):
+            return self.paths.code
+        return Path(asked).absolute() if asked else (self.code_channel or self.paths.code)
+
+    @property
+    def code_channel(self) -> Path | None:
+        """Where the channel `code` lies, if there is one."""
+        return next((channel.path for channel in self.channels if channel.name == "code"), None)
+
+    @property
+    def dialect(self) -> str:
+        """The spelling of argv and SM_*: the one asked for, else that of the client that sent the job."""
+        return self.settings.dialect or dialect.choose(
+            self.hyperparameters.texts, {channel.name for channel in self.channels}
+        )
 
     def address(self, host: str) -> str:
         """Where `host` is reached: an address that was given, else its name."""
@@ -65,10 +87,12 @@ def is_processing(paths: Paths) -> bool:
 
 
 def read(
-    paths: Paths, *, environ: Mapping[str, str], flags: Mapping[str, str] | None = None, config: Path | None = None
-) -> Job:
+    paths: Paths, *, environ: Mapping[str, str], flags: Mapping[str, str] | None = None, config: Path | None = None,
+    raw: bool = False,
+) -> Job:  # fmt: skip
     """The job that `paths` describes. `config` is where the files lie, if not below the root.
 
+    Where the job names a features.py, and its features have been made, their splits are channels; not if `raw`.
     Raises ConfigError with every mistake there is, each with file, key, value and remedy.
     """
     folder = config or paths.config
@@ -86,10 +110,15 @@ def read(
     here = cluster.read(resources, source=resources_file, mistakes=mistakes) if resources is not None else None
     inputs = inputs or {}
     hps = hyperparameters.read(texts or {}, source=texts_file, mistakes=mistakes)
-    chosen = settings.read(flags=flags or {}, environ=environ, hyperparameters=hps.texts, mistakes=mistakes)
+    wishes = drivers.read(paths.channels, channels=inputs.keys(), environ=environ, mistakes=mistakes)
+    chosen = settings.read(
+        flags=flags or {}, environ=environ, hyperparameters=hps.texts, drivers=wishes.settings, mistakes=mistakes
+    )
     if here:
         mistakes += _strange_groups(chosen, here)
     job_channels = channels.read(inputs, data=paths.channels, source=inputs_file, mistakes=mistakes)
+    if chosen.features and not raw:
+        job_channels = channels.with_splits(job_channels, features.splits(paths.features), folder=paths.features)
     checkpoints = _checkpoints(checkpoint or {}, default=paths.checkpoints, source=checkpoint_file, mistakes=mistakes)
     addresses = read_addresses(environ.get(HOST_ADDRESSES), hosts=here.hosts if here else (), mistakes=mistakes)
     if mistakes or here is None:
@@ -104,6 +133,7 @@ def read(
         checkpoints=checkpoints,
         addresses=addresses,
         documents={cluster.FILE: document.plain(resources), channels.FILE: document.plain(inputs)},
+        notes=wishes.notes,
     )
 
 

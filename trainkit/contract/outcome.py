@@ -76,6 +76,8 @@ class Outcome:
     step: int | None = None
     alone: bool = False
     """Whether this host had to judge without the first one, which then says nothing itself."""
+    stopped: bool = False
+    """Whether this host was told to stop, however the job ended."""
 
     @property
     def cause(self) -> str:

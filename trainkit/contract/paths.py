@@ -46,6 +46,11 @@ class Paths:
         return self.root / "input/data"
 
     @property
+    def features(self) -> Path:
+        """Where a training job makes features of its channels, before its ranks start (features.py)."""
+        return self.root / "features"
+
+    @property
     def code(self) -> Path:
         """Where images keep their script; a channel named `code` comes before it."""
         return self.root / "code"

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 
 from trainkit.contract.cluster import FILE as RESOURCES
-from trainkit.contract.environ import Resources, fitting, named
+from trainkit.contract.facts import Resources
+from trainkit.contract.names import fitting, named
 from trainkit.contract.paths import BASE_DIR
 from trainkit.contract.processing import FILE, ProcessingJob
 

@@ -14,6 +14,9 @@ from trainkit.contract.settings import seconds
 
 REHEARSAL = "TRAINKIT_REHEARSAL"
 """The faults for the ranks: those with a step, with their numbers, joined by spaces."""
+STEPS = "TRAINKIT_REHEARSAL_STEPS"
+"""So many steps of each job.steps are enough: it then ends as at a stop, and says which ones they were."""
+SPAN = re.compile(r"rehearsal: steps (\d+) to (\d+)")
 _FORM = re.compile(r"(rank|host|link)=(\d+)@(?:step=(\d+)|([\d.]+[smh]?))(?:\+([\d.]+[smh]?))?")
 
 

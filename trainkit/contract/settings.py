@@ -1,6 +1,6 @@
 """The one table of trainkit's own settings.
 
-    flag `--peer-wait 60`  >  environment `TRAINKIT_PEER_WAIT=60`  >  hyperparameter `trainkit_peer_wait`
+    flag `--peer-wait 60`  >  environment `TRAINKIT_PEER_WAIT=60`  >  hyperparameter `trainkit_peer_wait`  >  sm_drivers
 
 There are few, since what the machine or the contract can answer is not asked.
 docs/settings.md is this table for people.
@@ -15,11 +15,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trainkit.contract.dialect import JSON, TOOLKIT
+from trainkit.contract.drivers import Said
 from trainkit.errors import Mistake
 
 ENGINES = ("fork", "spawn", "torchrun")
 STALL_ACTIONS = ("warn", "act")
 CLUSTERS = ("none", "spark", "ray", "dask")
+DIALECTS = (TOOLKIT, JSON)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,10 @@ class Settings:
 
     script: str = "train.py"
     source: str | None = None
+    command: str | None = None
+    requirements: str | None = None
+    allow_replace: tuple[str, ...] = ()
+    dialect: str | None = None
     procs: int | None = None
     engine: str = "fork" if sys.platform == "linux" else "spawn"
     preload: tuple[str, ...] = ()
@@ -41,6 +48,8 @@ class Settings:
     stall_action: str = "warn"
     checkpoint_url: str | None = None
     resume_from: str | None = None
+    features: str | None = None
+    features_url: str | None = None
     cluster: str | None = None
 
 
@@ -54,6 +63,8 @@ class Setting:
     meaning: str
     environment: str | None = None
     hyperparameter: str | None = None
+    job_first: bool = False
+    """Whether AWS's hyperparameter comes before AWS's variable: images bake the variable in, and jobs mean theirs."""
 
     @property
     def flag(self) -> str:
@@ -104,6 +115,10 @@ def _text(text: str) -> str:
     return text
 
 
+def _perhaps(text: str) -> str:
+    return _text(text) if text.strip() else ""
+
+
 def _unquoted(text: str) -> str:
     """SDK v2 writes every hyperparameter as JSON, so that the word fork arrives as "fork"."""
     return str(json.loads(text)) if text.startswith('"') else text
@@ -111,14 +126,36 @@ def _unquoted(text: str) -> str:
 
 TABLE = (
     Setting(
-        "script", _text, "a path", "the script to run: a .py file, or any executable; relative to the source folder",
+        "script", _text, "a path, or -m package.module",
+        "the script to run: a .py file, any executable, or a module; relative to the source folder",
         environment="SAGEMAKER_PROGRAM", hyperparameter="sagemaker_program",
     ),
     Setting(
-        "source", _text, "a directory",
-        "the folder the script lies in; by default the channel `code` where there is one, else /opt/ml/code",
+        "source", _text, "a directory, a tarball, or a URL of either",
+        "where the code is (docs/code.md); by default the channel `code` where there is one, else /opt/ml/code",
+        environment="SAGEMAKER_SUBMIT_DIRECTORY", hyperparameter="sagemaker_submit_directory", job_first=True,
     ),
-    Setting("procs", _whole(1, 1024), "a number from 1 to 1024", "ranks on this host; by default its GPUs, else 1"),
+    Setting(
+        "command", _text, "a line for bash",
+        "what runs in the script's place, once per host; the hyperparameters are its \"$@\"",
+    ),
+    Setting(
+        "requirements", _perhaps, "a path; empty for none",
+        "what is installed before the script starts, in the source; by default its requirements.txt; empty: nothing",
+    ),
+    Setting(
+        "allow_replace", _names, "package names: a,b",
+        "packages of the image that requirements may replace: torch and its family, numpy by another major version",
+    ),
+    Setting(
+        "dialect", _choice(*DIALECTS), f"one of {', '.join(DIALECTS)}",
+        "how argv and SM_* are spelled (docs/contract.md); by default as the client that sent the job would have it",
+    ),
+    Setting(
+        "procs", _whole(1, 1024), "a number from 1 to 1024",
+        "ranks on this host; by default its GPUs, else 1; 1 for a .sh or a command",
+        hyperparameter="sagemaker_mpi_num_of_processes_per_host",
+    ),
     Setting("engine", _choice(*ENGINES), f"one of {', '.join(ENGINES)}", "how ranks are started (docs/decisions/0001)"),
     Setting("preload", _names, "module names: a,b", "modules that the fork engine imports before it forks"),
     Setting(
@@ -150,6 +187,14 @@ TABLE = (
         "another job's checkpoints, to begin with where this job has none of its own",
     ),
     Setting(
+        "features", _text, "a path",
+        "the features.py that makes the channels to train on, before the ranks start; relative to the source folder",
+    ),
+    Setting(
+        "features_url", _text, "a URL",
+        "where the first host puts what features.py made, for the other hosts and for the next start",
+    ),
+    Setting(
         "cluster", _choice(*CLUSTERS), f"one of {', '.join(CLUSTERS)}",
         "in a processing job, the engine that is started on all hosts for a command on the first (docs/processing.md)",
     ),
@@ -165,18 +210,32 @@ NOT_SETTINGS = (
 
 
 def read(
-    *, flags: Mapping[str, str], environ: Mapping[str, str], hyperparameters: Mapping[str, str], mistakes: list[Mistake]
+    *,
+    flags: Mapping[str, str],
+    environ: Mapping[str, str],
+    hyperparameters: Mapping[str, str],
+    drivers: Mapping[str, Said] | None = None,
+    mistakes: list[Mistake],
 ) -> Settings:
-    """Every setting from its strongest source. `flags` and the texts of `hyperparameters` are keyed as in TABLE."""
+    """Every setting from its strongest source. `flags` and the texts of `hyperparameters` are keyed as in TABLE.
+
+    `drivers` has the weakest voice: what the client asked of the drivers that it sent along (contract.drivers).
+    """
     values: dict[str, Any] = {}
+    drivers = drivers or {}
     for row in TABLE:
-        for source, key, text in _spoken(row, flags=flags, environ=environ, hyperparameters=hyperparameters):
+        said = [drivers[row.name]] if row.name in drivers else []
+        spoken = _spoken(row, flags=flags, environ=environ, hyperparameters=hyperparameters)
+        for source, key, text in [*spoken, *said]:
             try:
                 values[row.name] = row.parse(_unquoted(text) if source == "hyperparameters.json" else text)
             except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
                 mistakes.append(Mistake(source, key, text, f"must be {row.expects}", f"It sets {row.meaning}"))
             break
     known = {row.name for row in TABLE}
+    for name, (file, key, text) in drivers.items():
+        if name not in known and text:  # left out in silence, the job would run, and not as its author wants it
+            mistakes.append(Mistake(file, key, text, "asks for what trainkit does not do", "Leave it out"))
     for name in hyperparameters:
         if name.startswith("trainkit_") and name.removeprefix("trainkit_") not in known:
             remedy = _did_you_mean(name, prefix="trainkit_")
@@ -184,7 +243,7 @@ def read(
     return Settings(**values)
 
 
-FOR_RANKS = ("stop_grace", "checkpoint_url", "resume_from")
+FOR_RANKS = ("stop_grace", "checkpoint_url", "resume_from", "features", "features_url")
 """Settings that the script's own process needs to know, however they were given to `train`."""
 
 
@@ -216,6 +275,8 @@ def _spoken(
         ("hyperparameters.json", f"trainkit_{row.name}", hyperparameters.get(f"trainkit_{row.name}")),
         ("hyperparameters.json", row.hyperparameter, hyperparameters.get(row.hyperparameter or "")),
     ]
+    if row.job_first:
+        candidates.append(candidates.pop(2))
     return [(source, key, text) for source, key, text in candidates if key and text is not None]
 
 

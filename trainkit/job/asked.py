@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from trainkit.contract.environ import alias
+from trainkit.contract.names import alias
 
 _NOT_FOR_SCRIPTS = ("sagemaker_", "_")
 """What SageMaker's SDK and its tuner add to a job's own hyperparameters (`_tuning_objective_metric`)."""

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 from urllib.parse import unquote, urlsplit
 
 from trainkit.contract.board import Board
-from trainkit.contract.environ import CHANNEL_URL, RUN_DIR, alias
+from trainkit.contract.environ import CHANNEL_URL, RUN_DIR
+from trainkit.contract.features import carried_by
 from trainkit.contract.hyperparameters import Hyperparameters
+from trainkit.contract.names import alias
 from trainkit.data import MEMORY
 from trainkit.errors import ConfigError, Mistake
-from trainkit.job import facts, metrics, streams
+from trainkit.job import facts, metrics, rehearsal, streams
 from trainkit.job.asked import Asked
 from trainkit.job.checkpoints import Checkpoints
 from trainkit.job.convert import check, convert
@@ -367,12 +369,14 @@ class Context:
         progress = None
         if self.is_first and not nested:
             progress = Progress(done, total=total, terminal=_on_terminal(), clock=time.monotonic, say=mention)
+        rehearsed = rehearsal.steps(os.environ)
+        enough = None if rehearsed is None else start + rehearsed
         items: Iterator[T] | None = None
         waited, complete, stopped, since = 0.0, False, False, self._checkpoints.calls
         self._in_steps = True
         try:
             while True:
-                stopped = self._boundary(done, waited=waited)
+                stopped = self._boundary(done, waited=waited) or (enough is not None and done >= enough)
                 if stopped and not self._checkpoints.within_step(done, since=since, age=self._stop.age):
                     break
                 began = time.perf_counter()
@@ -396,6 +400,8 @@ class Context:
                 self._step = outer
             else:
                 self._stop.leave(complete=complete)
+            if rehearsed is not None and self.is_first and not nested:
+                mention(f"rehearsal: steps {start} to {done}")
             if progress:
                 why = f"stopping: {self._stop.signal.name}" if self._stop.signal else ""
                 progress.end(done, self._logged, waited=waited, why=why)
@@ -423,19 +429,34 @@ class Context:
         metrics.append(self._facts.output_data / metrics.FILE, text, fresh=self._fresh_file)
         self._fresh_file = False
 
-    def save_model(self, model: torch.nn.Module, *, files: Mapping[str, str | bytes] | None = None) -> None:
+    def save_model(
+        self,
+        model: torch.nn.Module,
+        *,
+        files: Mapping[str, str | bytes] | None = None,
+        features: str | os.PathLike[str] | None = None,
+    ) -> None:
         """Write the model into model_dir, whole or not at all. All ranks must call it; all return or raise together.
 
         Takes plain modules, DDP, FSDP2 (fully_shard), DTensor parameters, compiled and accelerate-wrapped ones. Rank 0
         writes model.safetensors (tied weights once), `files` beside it (name → content, e.g. config.json), and last
         the manifest trainkit.json. Several ranks without a process group: rank 0 writes, the others return.
+        Where a channel carries what its features were fitted with (docs/features.md), or `features` names such a
+        folder, that lies in features/<hash> then.
 
         Raises StorageError on every rank where rank 0 could not write, TrainkitError for a model that cannot be saved.
         """
         from trainkit.artifact.model import save
 
         # Not self.model_dir: making it can fail, and the other ranks must hear of that.
-        save(model, self._facts.model, rank=self.rank, files=files or {}, job=self.name, step=self._step)
+        def fitted() -> Path | None:
+            if features is not None:
+                return carried_by([Path(features)], required=True)
+            known = (one for one in self._facts.channels.values() if one.mode != "Pipe")
+            return carried_by(path for one in known if (path := _local(one.where)) is not None)
+
+        files = files or {}
+        save(model, self._facts.model, rank=self.rank, files=files, job=self.name, step=self._step, features=fitted)
         self._tell_unread()
 
     def _source(self, name: str) -> facts.Source | None:

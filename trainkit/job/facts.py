@@ -15,8 +15,9 @@ from trainkit.contract import channels as contract_channels
 from trainkit.contract import hyperparameters as contract_hyperparameters
 from trainkit.contract import job as contract_job
 from trainkit.contract import settings
-from trainkit.contract.environ import CHANNEL_URL, alias
+from trainkit.contract.environ import CHANNEL_URL
 from trainkit.contract.hyperparameters import Hyperparameters
+from trainkit.contract.names import alias
 from trainkit.contract.paths import Paths
 from trainkit.contract.settings import Settings
 from trainkit.errors import ConfigError, Mistake

@@ -10,9 +10,15 @@ from pathlib import Path
 
 from trainkit.contract import rehearsal
 from trainkit.contract.environ import RUN_DIR
-from trainkit.contract.rehearsal import REHEARSAL, Fault
+from trainkit.contract.rehearsal import REHEARSAL, STEPS, Fault
 
 _PATIENCE = 10.0  # seconds for whoever cuts the link or kills the host; it looks every few milliseconds
+
+
+def steps(environ: Mapping[str, str]) -> int | None:
+    """How many steps of a loop are enough, where the environment says so."""
+    text = environ.get(STEPS, "")
+    return int(text) if text.isdecimal() else None
 
 
 class Rehearsal:

@@ -41,16 +41,6 @@ def collect(folders: Sequence[Path], *, into: Path, compress: bool) -> tuple[Pat
     return archive, clashes
 
 
-def copy_new(source: Path, *, into: Path) -> None:
-    """Copy what `into` does not have yet or has differently, file by file, each whole."""
-    for path in _files(source):
-        target = into / path.relative_to(source)
-        if not (target.exists() and filecmp.cmp(path, target, shallow=False)):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with committed(target) as scratch:
-                shutil.copyfile(path, scratch)
-
-
 def _files(folder: Path) -> list[Path]:
     found = []
     for root, folders, names in os.walk(folder):

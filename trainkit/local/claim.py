@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ from trainkit.local.status import ARN, PROCESSING_ARN
 from trainkit.storage.commit import write_whole
 
 DESCRIPTION = "describe.json"
-REPLACED = ("hosts", "logs", "channels", "model", "output", "inputs", "outputs")
+REPLACED = ("hosts", "logs", "channels", "model", "output", "inputs", "outputs", "tensorboard")
 """The directories in it that each job makes anew."""
 _LOCK = ".lock"
 
@@ -49,11 +50,21 @@ def clear(output: Path) -> None:
     """Remove an earlier job's results; its checkpoints stay, as they would on S3."""
     for name in REPLACED:
         if (output / name).is_dir():
-            shutil.rmtree(output / name)
+            remove(output / name)
     for name in ("model.tar.gz", "output.tar.gz", "failure", DESCRIPTION):
         (output / name).unlink(missing_ok=True)
     (output / "logs").mkdir()
     write_whole(output / DESCRIPTION, "{}\n")  # from here on the directory is ours, even if we are killed
+
+
+def remove(folder: Path) -> None:
+    """Remove it, and what in it may not be written: a job that was killed could not give the permission back."""
+    for root, folders, _ in os.walk(folder):
+        for name in folders:
+            path = Path(root, name)
+            if not path.is_symlink() and not path.stat().st_mode & 0o200:
+                path.chmod(0o755)
+    shutil.rmtree(folder)
 
 
 def _is_ours(description: Path) -> bool:

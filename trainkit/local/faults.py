@@ -24,6 +24,8 @@ class Faults:
         self._say = say
         self._began = time.monotonic()
         self._healing: list[tuple[float, Host]] = []
+        self.killed: list[str] = []
+        """The hosts that were killed, by name."""
 
     @property
     def next_look(self) -> float:
@@ -35,6 +37,11 @@ class Faults:
             if fault.kind != "rank"  # that one happens by itself
         ]
         return min([*moments, *(when for when, _ in self._healing)], default=float("inf"))
+
+    @property
+    def waiting(self) -> tuple[Fault, ...]:
+        """Those of hosts and links that have not happened."""
+        return tuple(fault for fault in self._waiting if fault.kind != "rank")
 
     def begin(self) -> None:
         """Training begins: times count from here."""
@@ -68,6 +75,7 @@ class Faults:
         if fault.kind == "host":
             self._say(f"{fault}: SIGKILL to {host.host.name}")
             hosts.kill_one(host)
+            self.killed.append(host.host.name)
             return
         self._say(f"{fault}: the link of {host.host.name} is cut")
         self._isolation.link(host.host, up=False)

@@ -23,7 +23,9 @@ import time  # noqa: E402
 from contextlib import suppress  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
+MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 0x1, 0x20, 0x1000, 0x4000, 0x40000
+_KEPT = {os.ST_NOSUID: 0x2, os.ST_NODEV: 0x4, os.ST_NOEXEC: 0x8, os.ST_NOATIME: 0x400, os.ST_RELATIME: 0x200000}
+"""Flags of a mount that a user namespace may not take away, as statvfs and as mount know them."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -32,6 +34,8 @@ def main() -> None:
     socket.sethostname(spec["host"])
     mount("none", "/", flags=MS_REC | MS_PRIVATE)
     lay_opt_ml(Path(spec["root"]))
+    for path in spec.get("read_only", ()):
+        freeze(path)
     if Path("/etc/hosts").exists():
         mount(spec["hosts_file"], "/etc/hosts", flags=MS_BIND)
     if spec["network"]:
@@ -61,6 +65,14 @@ def lay_opt_ml(root: Path) -> None:
         _lay(held, Path("/opt/ml"))
     else:
         mount(str(root), "/opt/ml", flags=MS_BIND | MS_REC)
+
+
+def freeze(path: str) -> None:
+    """Mount `path` over itself, read-only. What was mounted from inside it before is not touched."""
+    mount(path, path, flags=MS_BIND | MS_REC)
+    kept = os.statvfs(path).f_flag
+    flags = sum(flag for known, flag in _KEPT.items() if kept & known)
+    mount("none", path, flags=MS_BIND | MS_REMOUNT | MS_RDONLY | flags)
 
 
 def _lay(descriptor: int, target: Path) -> None:

@@ -37,6 +37,8 @@ class Host(NamedTuple):
     address: str
     root: Path
     argv: tuple[str, ...] = TRAIN
+    read_only: tuple[str, ...] = ()
+    """Paths, as it sees them, that are mounted so that nothing can be written; where hosts have mounts."""
 
 
 class Isolation(Protocol):
@@ -221,6 +223,8 @@ def _inside(host: Host, hosts_file: Path, *, network: Mapping[str, str] | None) 
     }
     if host.argv != TRAIN:
         spec["argv"] = host.argv
+    if host.read_only:
+        spec["read_only"] = host.read_only
     return (sys.executable, "-m", "trainkit.local.inside", json.dumps(spec))
 
 

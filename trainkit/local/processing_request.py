@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import datetime
-import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from trainkit.contract.document import DEPTH, too_deep
 from trainkit.errors import ConfigError, Mistake, UsageError
 from trainkit.local import model
-from trainkit.local.request import Request
+from trainkit.local.request import Request, as_argv
+from trainkit.local.sources import Source
 
 PROCESSING = "/opt/ml/processing/"
 CODE = f"{PROCESSING}input/code"
-_MODULES = {"train": "trainkit.cli.train", "process": "trainkit.cli.process", "trainkit": "trainkit.cli.main"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,27 +75,17 @@ def compose(shorthand: Shorthand, *, output: Path, now: datetime.datetime) -> di
     return request
 
 
-def load(file: Path) -> dict[str, Any]:
-    """The CreateProcessingJob request in `file`, bare or as {"operation": …, "request": {…}}.
-
-    Raises UsageError where it holds none, ConfigError with every mistake in it.
-    """
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{file} is no JSON: {error}") from None
-    request = raw.get("request", raw) if isinstance(raw, dict) else raw
-    if not isinstance(request, dict) or too_deep(request):
-        raise UsageError(f"{file} holds no request: it must be an object, {DEPTH} levels deep at most")
-    if "TrainingJobName" in request:
-        raise UsageError(f"{file} is a training job: start it by its script: trainkit local train.py --channel …")
-    mistakes = model.mistakes(request, shape="CreateProcessingJobRequest", file=str(file))
-    mistakes = mistakes or [Mistake(str(file), *found) for found in _rules(request)]
-    if mistakes:
-        raise ConfigError(mistakes)
+def checked(request: Any, *, file: str) -> Request:
+    """The request itself. Raises ConfigError with every mistake in it."""
+    if found := mistakes(request, file=file):
+        raise ConfigError(found)
     return dict(request)
+
+
+def mistakes(request: Any, *, file: str) -> list[Mistake]:
+    """All that keeps it from running here, each with key, value and remedy. Rules come once the shape is right."""
+    found = model.mistakes(request, shape="CreateProcessingJobRequest", file=file)
+    return found or [Mistake(file, *one) for one in _rules(request)]
 
 
 def hosts(request: Request) -> tuple[str, ...]:
@@ -109,9 +96,23 @@ def hosts(request: Request) -> tuple[str, ...]:
     return tuple(f"algo-{number}" for number in range(1, count + 1))
 
 
-def inputs(request: Request) -> Sequence[Mapping[str, Any]]:
-    """Those that the service lays."""
-    return [one for one in request.get("ProcessingInputs") or [] if not one.get("AppManaged")]
+def inputs(request: Request, *, code: str | None = None) -> list[Source]:
+    """Those that the service lays. `code`: the one that is a script's folder on this machine."""
+    return [
+        Source(
+            what=f"input {one['InputName']}",
+            name=one["InputName"],
+            path=one["S3Input"]["LocalPath"],
+            url=one["S3Input"]["S3Uri"],
+            kind=one["S3Input"]["S3DataType"],
+            mode=one["S3Input"].get("S3InputMode") or "File",
+            sharded=one["S3Input"].get("S3DataDistributionType") == "ShardedByS3Key",
+            gzip=one["S3Input"].get("S3CompressionType") == "Gzip",
+            code=one["InputName"] == code,
+        )
+        for one in request.get("ProcessingInputs") or []
+        if not one.get("AppManaged")
+    ]
 
 
 def outputs(request: Request) -> Sequence[Mapping[str, Any]]:
@@ -136,9 +137,7 @@ def argv(request: Request, *, root: Path) -> tuple[str, ...]:
         words = [str(root) + word.removeprefix("/opt/ml") if word.startswith("/opt/ml/") else word for word in words]
     if words[0] == "smspark-submit":
         words = ["process", *words]
-    if words[0] in _MODULES:
-        return (sys.executable, "-m", _MODULES[words[0]], *words[1:])
-    return tuple(words)
+    return as_argv(words)
 
 
 def _input(name: str, place: str, local: str, *, sharded: bool) -> dict[str, Any]:

@@ -8,13 +8,10 @@ describe.json ◀─ exit message ◀─ outputs merged, collisions told ◀─�
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from trainkit.contract.paths import Paths
 from trainkit.contract.processing import placed
@@ -26,14 +23,16 @@ from trainkit.local import (
     inputs,
     isolation,
     layout,
+    objects,
     processing_config,
     processing_request,
     stage,
     verdict,
 )
 from trainkit.local.faults import Faults
-from trainkit.local.inputs import Found, Pipes
+from trainkit.local.inputs import Pipes
 from trainkit.local.isolation import Host, Isolation
+from trainkit.local.objects import Place
 from trainkit.local.processing_status import Status, exit_message
 from trainkit.local.request import Request
 from trainkit.local.screen import Screen
@@ -66,7 +65,7 @@ class Result:
     exit_code: int
     description: Mapping[str, Any]
     failure: str | None
-    places: Mapping[str, Path | str]
+    places: Mapping[str, Place]
     """Where each output is, by its name."""
 
 
@@ -77,18 +76,23 @@ def run(job: Request, options: Options, around: Surroundings, console: Console) 
     """
     output = options.output.absolute()
     _refuse(options)
+
+    def say(text: str) -> None:
+        console.say("local", text)
+
+    def skip(error: OSError) -> None:
+        say(f"warning: {error.filename} is left out of the code: {error.strerror}")
+
     chosen, why = isolation.choose(options.isolation)
     with contextlib.ExitStack() as stack:
         stack.callback(chosen.close)
         faults.check(options.faults, chosen, hosts=len(processing_request.hosts(job)))
         if why:
-            console.say("local", why)
+            say(why)
         stack.enter_context(told(output))
-        found = inputs.survey(job, base=around.base, covered=chosen.covers, output=output)
-        found = [_as_code(one, around, output, console) for one in found]
-        image = (
-            stage.code(around.image_code, without=[output], unreadable=_skip(console)) if around.image_code else None
-        )
+        sources = processing_request.inputs(job, code=around.code_input)
+        found = inputs.survey(sources, base=around.base, covered=chosen.covers, output=output, warn=say)
+        image = stage.code(around.image_code, without=[output], unreadable=skip) if around.image_code else None
         places = _places(job, around, output)
         stack.enter_context(claim.claimed(output))
         claim.clear(output)
@@ -97,7 +101,7 @@ def run(job: Request, options: Options, around: Surroundings, console: Console) 
         hosts = _hosts(job, chosen, output, image)
         fetched = [inputs.fetch(one, into=output / "inputs") for one in found]
         for one in fetched:
-            inputs.lay(one, hosts)
+            inputs.lay(one, hosts, read_only=False)
         uploads = Uploads(destinations(processing_request.outputs(job), places=places), hosts)
         stack.callback(uploads.stop)
         pipes = Pipes(fetched, hosts, options.environ)
@@ -113,34 +117,13 @@ def _refuse(options: Options) -> None:
             raise UsageError(f"--kill {fault}: a processing job has no ranks and no steps: write host=2@30s")
 
 
-def _skip(console: Console) -> Any:
-    def skip(error: OSError) -> None:
-        console.say("local", f"warning: {error.filename} is left out of the code: {error.strerror}")
-
-    return skip
-
-
-def _as_code(one: Found, around: Surroundings, output: Path, console: Console) -> Found:
-    """An input that is the script's folder, without what is no code."""
-    if one.name != around.code_input:
-        return one
-    folder = stage.code(around.base, without=[output], unreadable=_skip(console))
-    kept = {path.relative_to(folder.base).as_posix() for path in folder.files}
-    items = tuple(item for item in one.items if item.name in kept)
-    return Found(one.name, one.local_path, items, one.sharded, one.piped, one.gzip)
-
-
-def _places(job: Request, around: Surroundings, output: Path) -> dict[str, Path | str]:
+def _places(job: Request, around: Surroundings, output: Path) -> dict[str, Place]:
     """Where outputs go: paths and file:// URLs as they are, others below the output directory unless asked for."""
-    places: dict[str, Path | str] = {}
+    places: dict[str, Place] = {}
     for one in processing_request.outputs(job):
-        url, scheme = one["S3Output"]["S3Uri"], urlsplit(one["S3Output"]["S3Uri"]).scheme
-        if scheme == "file":
-            places[one["OutputName"]] = stage.path(url)
-        elif len(scheme) < 2:
-            places[one["OutputName"]] = around.base / url
-        else:
-            places[one["OutputName"]] = url if around.upload else output / "outputs" / one["OutputName"]
+        there = objects.place(one["S3Output"]["S3Uri"], base=around.base)
+        kept = isinstance(there, Path) or around.upload
+        places[one["OutputName"]] = there if kept else output / "outputs" / one["OutputName"]
     return places
 
 
@@ -170,10 +153,7 @@ def _run(
 ) -> Ended:  # fmt: skip
     output = options.output.absolute()
     addresses = {host.name: host.address for host in hosts}
-    image = layout.image_environment(options.environ)
-    # An image has its programs, and its python3, in PATH.
-    image["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), image.get("PATH", os.defpath)])
-    environ = {**chosen.port, **image, **(job.get("Environment") or {})}
+    environ = {**chosen.port, **layout.image_environment(options.environ), **(job.get("Environment") or {})}
     limits = {Stop.MAX_RUNTIME: processing_request.max_runtime(job)}
     if options.stop_after is not None:
         limits[Stop.ASKED] = options.stop_after
@@ -194,7 +174,7 @@ def _run(
 
 def _finish(
     job: Request, ended: Ended, status: Status, uploads: Uploads, *, output: Path, console: Console,
-    places: Mapping[str, Path | str],
+    places: Mapping[str, Place],
 ) -> Result:  # fmt: skip
     found = verdict.judge(ended, logs=output / "logs")
     reason = failure_reason(None, found.exit_code) if found.exit_code else None

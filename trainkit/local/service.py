@@ -1,32 +1,36 @@
 """One training job as the service would run it, on this machine.
 
-request ─▶ channels linked or fetched ─▶ a root per host with its config ─▶ `train` on each ─▶ wait
-                                                                                                 │ stop, MaxRuntime:
-describe.json ◀─ failure reason ◀─ model.tar.gz, output.tar.gz, checkpoints ◀────────────────────┘ SIGTERM, SIGKILL
+request ─▶ channels found, linked or fetched ─▶ a root per host with its config ─▶ its command on each ─▶ wait
+                                          ▲          checkpoints ◀─▶ hosts, all the while             │
+                                          └── a host was lost: RetryStrategy, spot ◀──────────────────┤ stop, limits:
+                                                                                                      │ SIGTERM, SIGKILL
+                        describe.json ◀─ failure reason ◀─ model.tar.gz, output.tar.gz (see results) ◀┘
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainkit.contract.paths import Paths
 from trainkit.contract.rehearsal import Fault
-from trainkit.errors import StorageError
+from trainkit.errors import DataError, StorageError, UsageError
 from trainkit.launch.output import Console
-from trainkit.local import archive, claim, faults, isolation, layout, request, verdict
+from trainkit.local import agent, claim, faults, inputs, isolation, layout, request, results
+from trainkit.local.agent import Agent
 from trainkit.local.faults import Faults
+from trainkit.local.inputs import Found, Pipes
 from trainkit.local.isolation import Host, Isolation
+from trainkit.local.metrics import Metrics
 from trainkit.local.request import Request
+from trainkit.local.results import Finish, Places, Result
 from trainkit.local.screen import Screen
-from trainkit.local.status import Status, failure_reason
+from trainkit.local.status import Status
 from trainkit.local.training import Ended, Stop, Training
-from trainkit.local.verdict import Verdict
-from trainkit.storage.commit import write_whole
+from trainkit.local.uploads import Destination, Uploads
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,44 +47,55 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """The end of a local job."""
+class Surroundings:
+    """What the request of a training job does not say."""
 
-    exit_code: int
-    description: Mapping[str, Any]
-    model: Path | None
-    failure: str | None
+    base: Path
+    """Where its paths are relative to."""
+    code: str | None = None
+    """The channel that is a script's folder on this machine, of which caches and the like are no part."""
+    upload: bool = False
+    """Whether results really go to their URLs, instead of the output directory."""
+    own_metrics: bool = False
+    """Whether metrics are what `job.log` wrote, and not what MetricDefinitions find."""
+    described: Callable[[Mapping[str, float]], Mapping[str, Any]] = lambda metrics: {}
+    """What else belongs into the description, given the job's metrics."""
 
 
-def run(job: Request, options: Options, console: Console) -> Result:
+def run(job: Request, options: Options, around: Surroundings, console: Console) -> Result:
     """Execute a CreateTrainingJob request. Raises TrainkitError where it cannot be started at all.
 
     An earlier job's results in the output directory stay until it is known that this one can start.
     """
     output = options.output.absolute()
-    links = any(fault.kind == "link" for fault in options.faults)
-    chosen, why = isolation.choose(options.isolation or ("network" if links else None))
+
+    def say(text: str) -> None:
+        console.say("local", text)
+
+    chosen, why = isolation.choose(_isolation(job, options))
     with contextlib.ExitStack() as stack:
         stack.callback(chosen.close)
         faults.check(options.faults, chosen, hosts=len(request.hosts(job)))
+        _refuse(job, chosen)
         if why:
-            console.say("local", why)
+            say(why)
         stack.enter_context(told(output))
-        known = layout.survey(job, covered=chosen.covers, output=output, warn=lambda text: console.say("local", text))
+        inputs.unseen("--output", output, covered=chosen.covers)
+        sources = request.sources(job, code=around.code)
+        found = inputs.survey(sources, base=around.base, covered=chosen.covers, output=output, warn=say)
+        places = results.places(job, base=around.base, output=output, upload=around.upload)
         stack.enter_context(claim.claimed(output))
         claim.clear(output)
-        status = Status(job)
-        status.enter("Starting")
-        hosts = layout.hosts(job, chosen, output)
-        status.enter("Downloading")
-        layout.fill(job, hosts, known, interface=chosen.interface, output=output)
-        screen = Screen(console, colour=options.colour)
-        status.enter("Training")
-        planned = Faults(options.faults, chosen, say=lambda text: console.say("local", text))
-        training = Training(console, screen, planned, on_stop=lambda: status.enter("Stopping"))
-        ended = _train(training, job, options, hosts, chosen)
+        if places.beginning and isinstance(places.checkpoints, Path):
+            agent.seed(places.beginning, places.checkpoints)
+        metrics = Metrics(None if around.own_metrics else job["AlgorithmSpecification"].get("MetricDefinitions") or [])
+        status = Status(job, output / claim.DESCRIPTION)
+        attempts = _Attempts(job, options, places, status, metrics, console)
+        ended = attempts.run(found, chosen)
         status.enter("Uploading")
-        return _Finish(job, console, status, output).finish(ended, metrics=screen.metrics)
+        finish = Finish(job, console, status, places)
+        values = metrics.values
+        return finish.finish(ended, metrics=values, trouble=attempts.trouble, more=around.described(values))
 
 
 @contextlib.contextmanager
@@ -96,63 +111,148 @@ def told(output: Path) -> Iterator[None]:
         ) from error
 
 
-def _train(training: Training, job: Request, options: Options, hosts: Sequence[Host], chosen: Isolation) -> Ended:
-    output = options.output.absolute()
-    addresses = {host.name: host.address for host in hosts}
-    inherited = {**chosen.port, **layout.environment(job, options.environ), **faults.environment(options.faults)}
-    limits = {Stop.MAX_RUNTIME: float(job["StoppingCondition"]["MaxRuntimeInSeconds"])}
-    if options.stop_after is not None:
-        limits[Stop.ASKED] = options.stop_after
-    return training.run(
-        [(host, inherited | chosen.environment(host, addresses)) for host in hosts],
-        chosen,
-        logs=output / "logs",
-        hosts_file=layout.hosts_file(hosts, output),
-        own_terminal=options.at_terminal and len(hosts) == 1,
-        limits=limits,
-    )
+def _isolation(job: Request, options: Options) -> str | None:
+    apart = job.get("EnableNetworkIsolation") or any(fault.kind == "link" for fault in options.faults)
+    return options.isolation or ("network" if apart else None)
 
 
-class _Finish:
-    """Collect what the hosts left, and write down how it ended."""
+def _refuse(job: Request, chosen: Isolation) -> None:
+    """What this kind of hosts cannot do."""
+    words = request.words(job)
+    if chosen.covers is None and words != ("train",):
+        raise UsageError(
+            f"ContainerEntrypoint and ContainerArguments say {' '.join(words)[:200]!r}: commands like this need the "
+            f"host's own /opt/ml, and so --isolation namespace"
+        )
 
-    def __init__(self, job: Request, console: Console, status: Status, output: Path) -> None:
+
+class _Attempts:
+    """The job's life on its hosts: once, and again where hosts were lost and the request says so."""
+
+    def __init__(
+        self, job: Request, options: Options, places: Places, status: Status, metrics: Metrics, console: Console
+    ) -> None:
         self._job = job
-        self._console = console
+        self._options = options
+        self._places = places
         self._status = status
-        self._output = output
+        self._metrics = metrics
+        self._console = console
+        self._faults = options.faults
+        self._began = time.monotonic()
+        self._trained = 0.0  # seconds
+        self._attempts = 0  # that are over
+        self._lost: list[str] = []
+        self.trouble: OSError | StorageError | None = None
+        """What kept the checkpoints from being copied in the end."""
 
-    def finish(self, ended: Ended, *, metrics: Mapping[str, float]) -> Result:
-        found = verdict.judge(ended, logs=self._output / "logs")
-        reason = failure_reason(found.failure, found.exit_code) if found.exit_code else None
-        model = None
-        try:
-            model = self._collect([Paths(host.host.root) for host in ended.hosts])
-        except OSError as error:
-            text = f"Artifact upload failed: {error.filename or self._output}: {error.strerror or error}"
-            self._console.say("local", f"{text}. What the hosts wrote lies in {self._output / 'hosts'}")
-            if not found.exit_code:
-                found = Verdict("Failed", StorageError.exit_code, text)
-                reason = f"ClientError: {text}"
-        self._status.enter(found.status)
-        description = self._status.document(model=model, reason=reason, metrics=metrics)
-        try:
-            if found.failure:
-                write_whole(self._output / "failure", found.failure)
-            text = json.dumps(description, indent=2, allow_nan=False)
-            write_whole(self._output / claim.DESCRIPTION, text + "\n")
-        except OSError as error:
-            self._console.say("local", f"cannot write {error.filename or self._output}: {error.strerror or error}")
-            return Result(found.exit_code or StorageError.exit_code, description, model, found.failure)
-        return Result(found.exit_code, description, model, found.failure)
+    def run(self, found: Sequence[Found], chosen: Isolation) -> Ended:
+        """See it through. Raises TrainkitError, OSError."""
+        restarts = (self._job.get("RetryStrategy") or {}).get("MaximumRetryAttempts", 0)
+        while True:
+            self._status.enter("Starting")
+            with contextlib.ExitStack() as stack:
+                stack.callback(chosen.close)
+                ended = self._attempt(found, chosen, stack)
+            lost = bool(self._lost) and ended.stop in (None, Stop.FAILED)
+            if not lost or not (self._job.get("EnableManagedSpotTraining") or restarts):
+                return ended
+            if self._job.get("EnableManagedSpotTraining"):
+                self._status.enter("Interrupted")
+            else:
+                restarts -= 1
+                self._status.enter("Restarting")
+            self._console.say("local", f"{' and '.join(self._lost)} was lost: the job starts again")
+            self._clear()
+            chosen, _ = isolation.choose(_isolation(self._job, self._options))
 
-    def _collect(self, roots: Sequence[Paths]) -> Path | None:
-        """Merge models, outputs and checkpoints. Returns the model's place. Raises OSError."""
-        compress = self._job["OutputDataConfig"].get("CompressionType", "GZIP") == "GZIP"
-        for paths in roots:  # first, since nobody can make them again
-            archive.copy_new(paths.checkpoints, into=self._output / "checkpoints")
-        model, clashes = archive.collect([p.model for p in roots], into=self._output / "model", compress=compress)
-        _, more = archive.collect([p.output_data for p in roots], into=self._output / "output", compress=compress)
-        for name in [*clashes, *more]:
-            self._console.say("local", f"warning: two hosts wrote {name} differently; the first host's stands")
-        return model
+    def _clear(self) -> None:
+        """New hosts begin with nothing; the logs of the old ones are kept under other names."""
+        claim.remove(self._places.output / "hosts")
+        self._attempts += 1
+        for log in sorted((self._places.output / "logs").glob("algo-*[0-9].log")):
+            log.rename(log.with_name(f"attempt-{self._attempts}-{log.name}"))
+
+    def _attempt(self, found: Sequence[Found], chosen: Isolation, stack: contextlib.ExitStack) -> Ended:
+        job, output = self._job, self._places.output
+        fetched = output / "inputs"
+        argv = request.as_argv(request.words(job))
+        hosts = layout.hosts(job, chosen, output, argv=argv, found=found, fetched=fetched)
+        self._status.enter("Downloading")
+        checkpoints = self._agent(hosts)
+        here = [inputs.fetch(one, into=fetched) for one in found]
+        stack.callback(inputs.unlock, here, hosts)
+        for one in here:
+            inputs.lay(one, hosts, read_only=chosen.covers is None)
+        board = Uploads(self._tensorboard(), hosts)
+        stack.callback(board.stop)
+        pipes = Pipes(here, hosts, self._options.environ)
+        stack.callback(pipes.close)
+
+        def begun() -> None:
+            board.begin()
+            if checkpoints:
+                stack.callback(checkpoints.stop)
+                checkpoints.begin()
+
+        ended = self._train(hosts, chosen, begun)
+        pipes.close()
+        self._last_copies(checkpoints, board)
+        return ended
+
+    def _agent(self, hosts: Sequence[Host]) -> Agent | None:
+        local = request.checkpoints(self._job)
+        if local is None or self._places.checkpoints is None:
+            return None
+        checkpoints = Agent(local, self._places.checkpoints, hosts)
+        checkpoints.download()
+        return checkpoints
+
+    def _tensorboard(self) -> list[Destination]:
+        local, target = request.tensorboard(self._job), self._places.tensorboard
+        return [Destination("tensorboard", local, target, continuous=True)] if local and target is not None else []
+
+    def _last_copies(self, checkpoints: Agent | None, board: Uploads) -> None:
+        try:
+            if checkpoints:
+                checkpoints.end(lost=self._lost)
+            board.end(all_of_them=True)
+        except DataError as clash:
+            self._console.say("local", f"warning: {clash}")
+        except (OSError, StorageError) as error:
+            self.trouble = error
+
+    def _train(self, hosts: Sequence[Host], chosen: Isolation, begun: Callable[[], None]) -> Ended:
+        job, options = self._job, self._options
+        output = self._places.output
+        addresses = {host.name: host.address for host in hosts}
+        environ = layout.environment(job, options.environ)
+        inherited = {**chosen.port, **environ, **faults.environment(self._faults)}
+        planned = Faults(self._faults, chosen, say=lambda text: self._console.say("local", text))
+        screen = Screen(self._console, colour=options.colour, metrics=self._metrics)
+        training = Training(self._console, screen, planned, on_stop=lambda: self._status.enter("Stopping"))
+        self._status.enter("Training")
+        began = time.monotonic()
+        try:
+            return training.run(
+                [(host, inherited | chosen.environment(host, addresses)) for host in hosts],
+                chosen,
+                logs=output / "logs",
+                hosts_file=layout.hosts_file(hosts, output),
+                own_terminal=options.at_terminal and len(hosts) == 1,
+                limits=self._limits(),
+                begun=begun,
+            )
+        finally:
+            self._trained += time.monotonic() - began
+            self._faults, self._lost = planned.waiting, planned.killed
+
+    def _limits(self) -> dict[Stop, float]:
+        """Seconds from now."""
+        runtime, waiting = (request.limit(self._job, f"Max{name}InSeconds") for name in ("Runtime", "WaitTime"))
+        limits = {Stop.MAX_RUNTIME: float(runtime or 0) - self._trained}
+        if waiting is not None and self._job.get("EnableManagedSpotTraining"):
+            limits[Stop.MAX_WAIT] = waiting - (time.monotonic() - self._began)
+        if self._options.stop_after is not None:
+            limits[Stop.ASKED] = self._options.stop_after - self._trained
+        return limits

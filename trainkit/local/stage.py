@@ -1,8 +1,4 @@
-"""Input data on its way to the hosts: the File mode of channels, and the script's folder.
-
-Each host gets real directories with a link per file, so that a job on 50 GB starts at once, and what it adds or deletes
-stays its own. Only a script that rewrites an input file in place reaches the original, which no job should do.
-"""
+"""Files of this machine that hosts get: those of a folder, and those of a script's folder that are code."""
 
 from __future__ import annotations
 
@@ -32,28 +28,9 @@ class Listing:
     files: tuple[Path, ...]
 
 
-def local(url: str) -> Path | None:
-    """The path of a file:// URL, None for others. Raises UsageError where nothing is there."""
-    if urlsplit(url).scheme != "file":
-        return None
-    place = path(url)
-    if not place.exists():
-        raise UsageError(f"there is no {place}: name an existing file, directory or URL")
-    return place
-
-
 def path(url: str) -> Path:
     """Where a file:// URL points."""
     return Path(os.fsdecode(unquote_to_bytes(urlsplit(url).path)))
-
-
-def fetch(url: str, *, into: Path) -> Path:
-    """Download everything below `url` into `into`, and return that."""
-    from trainkit.storage.files import download  # brings fsspec, which a job on local files need not import
-
-    into.mkdir(parents=True, exist_ok=True)
-    download(url, into)
-    return into
 
 
 def data(source: Path) -> Listing:

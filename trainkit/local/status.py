@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainkit.local.request import Request
+from trainkit.storage.commit import write_whole
 
 REASON_LIMIT = 1024
 ARN = "arn:aws:sagemaker:local:000000000000:training-job/"
@@ -24,7 +26,14 @@ _MESSAGES = {
     "Failed": "Training job failed",
     "Stopped": "Training job stopped",
     "MaxRuntimeExceeded": "Training job runtime exceeded MaxRuntimeInSeconds provided",
+    "MaxWaitTimeExceeded": "Training job waited and ran longer than MaxWaitTimeInSeconds provided",
+    "Interrupted": "Training job was interrupted, as its Spot capacity was taken back",
+    "Restarting": "Restarting the training job after an internal error",
 }
+_ENDED = {
+    "Completed": "Completed", "Failed": "Failed", "Stopped": "Stopped",
+    "MaxRuntimeExceeded": "Stopped", "MaxWaitTimeExceeded": "Stopped",
+}  # fmt: skip
 
 
 def _now() -> datetime.datetime:
@@ -36,17 +45,25 @@ class Status:
     """Where the job stands, and every step it took there."""
 
     request: Request
+    file: Path
+    """It always says how things stand."""
     created: datetime.datetime = field(default_factory=_now)
     transitions: list[dict[str, Any]] = field(default_factory=list)
 
     def enter(self, secondary: str) -> None:
-        """The next step of the service's life cycle."""
+        """The next step of the service's life cycle. Raises OSError where it cannot be written down."""
         now = _now()
         if self.transitions:
             self.transitions[-1]["EndTime"] = now.isoformat()
         self.transitions.append(
             {"Status": secondary, "StartTime": now.isoformat(), "StatusMessage": _MESSAGES[secondary]}
         )
+        if secondary not in _ENDED:
+            self.write(self.document(model=None, reason=None, metrics={}))
+
+    def write(self, document: Mapping[str, Any]) -> None:
+        """Raises OSError."""
+        write_whole(self.file, json.dumps(document, indent=2, allow_nan=False) + "\n")
 
     @property
     def secondary(self) -> str:
@@ -54,10 +71,9 @@ class Status:
 
     @property
     def primary(self) -> str:
-        ended = {"Completed": "Completed", "Failed": "Failed", "Stopped": "Stopped", "MaxRuntimeExceeded": "Stopped"}
-        return ended.get(self.secondary, "Stopping" if self.secondary == "Stopping" else "InProgress")
+        return _ENDED.get(self.secondary, "Stopping" if self.secondary == "Stopping" else "InProgress")
 
-    def document(self, *, model: Path | None, reason: str | None, metrics: Mapping[str, float]) -> dict[str, Any]:
+    def document(self, *, model: str | None, reason: str | None, metrics: Mapping[str, float]) -> dict[str, Any]:
         """The answer as the API would give it, times in ISO 8601."""
         request = self.request
         began = next((t["StartTime"] for t in self.transitions if t["Status"] == "Training"), None)
@@ -67,12 +83,12 @@ class Status:
             "TrainingJobStatus": self.primary,
             "SecondaryStatus": self.secondary,
             **{key: value for key, value in request.items() if key not in ("TrainingJobName", "Environment")},
-            "Environment": dict(request.get("Environment", {})),
+            "Environment": dict(request.get("Environment") or {}),
             "CreationTime": self.created.isoformat(),
             "LastModifiedTime": _now().isoformat(),
             "SecondaryStatusTransitions": self.transitions,
             "FinalMetricDataList": [
-                {"MetricName": name, "Value": value}
+                {"MetricName": name, "Value": value, "Timestamp": _now().isoformat()}
                 for name, value in metrics.items()
                 if math.isfinite(value)  # JSON has no others
             ],
@@ -83,7 +99,7 @@ class Status:
             described |= {"TrainingStartTime": began, "TrainingEndTime": end}
             described["TrainingTimeInSeconds"] = described["BillableTimeInSeconds"] = round(seconds.total_seconds())
         if model:
-            described["ModelArtifacts"] = {"S3ModelArtifacts": model.absolute().as_uri()}
+            described["ModelArtifacts"] = {"S3ModelArtifacts": model}
         if reason:
             described["FailureReason"] = reason
         return described

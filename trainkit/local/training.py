@@ -30,6 +30,7 @@ class Stop(enum.Enum):
 
     ASKED = "stopped"
     MAX_RUNTIME = "MaxRuntimeInSeconds is over"
+    MAX_WAIT = "MaxWaitTimeInSeconds is over"
     FAILED = "another host has failed"
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import filecmp
 import os
-import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +17,11 @@ from typing import Any, NamedTuple
 from trainkit.contract.paths import Paths
 from trainkit.contract.processing import placed
 from trainkit.errors import DataError, StorageError
+from trainkit.local import objects
 from trainkit.local.isolation import Host
-from trainkit.storage.commit import committed, is_scratch
+from trainkit.storage.commit import is_scratch
 
 _PAUSE = 0.5  # seconds between two looks at what is to be copied while the job runs
-_PIECE = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +123,7 @@ class Uploads:
                     yield path, _Stamp(facts.st_mtime_ns, facts.st_size)
 
     def _copy(self, path: Path, target: Path | str, name: str) -> None:
-        if isinstance(target, Path):
-            with committed(target / name) as scratch:
-                shutil.copyfile(path, scratch)
-            return
-        from trainkit.storage import files
-
-        files.put_stream(f"{target.rstrip('/')}/{name}", _pieces(path), replace=True)
+        objects.put(path, objects.below(target, name))
 
 
 def destinations(listed: Sequence[Mapping[str, Any]], *, places: Mapping[str, Path | str]) -> list[Destination]:
@@ -144,9 +137,3 @@ def destinations(listed: Sequence[Mapping[str, Any]], *, places: Mapping[str, Pa
         )
         for one in listed
     ]
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while data := file.read(_PIECE):
-            yield data

@@ -15,6 +15,9 @@ from trainkit.local.training import Ended, Stop
 _SHOWN = 10  # last lines of a log
 _UNSHARE = "unshare: "
 _KILLED = "unshare: sigprocmask unblock failed"  # util-linux up to 2.39, when its child was killed
+_STOPPED = {
+    Stop.ASKED: "Stopped", Stop.MAX_RUNTIME: "MaxRuntimeExceeded", Stop.MAX_WAIT: "MaxWaitTimeExceeded",
+}  # fmt: skip
 _OF_CTRL_C = (128 + signal.SIGINT, -signal.SIGINT)
 
 
@@ -30,7 +33,7 @@ class Verdict:
 def judge(ended: Ended, *, logs: Path) -> Verdict:
     """The host that failed first is the reason, or the first that said why."""
     failed = sorted((host for host in ended.hosts if host.exit_status), key=lambda host: host.ended_at)
-    stopped = {Stop.ASKED: "Stopped", Stop.MAX_RUNTIME: "MaxRuntimeExceeded"}.get(ended.stop or Stop.FAILED)
+    stopped = _STOPPED.get(ended.stop or Stop.FAILED)
     if ended.interrupted and failed and failed[0].exit_status in _OF_CTRL_C:
         return Verdict("Stopped", 0)
     if not failed or (stopped and failed[0].ended_at > ended.stopped_at):

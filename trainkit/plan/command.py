@@ -1,6 +1,7 @@
 """What a container was given to run, as Docker would see it, in the shapes that processing jobs have.
 
-    process features.py --x 1                  a script; without one, process.py or features.py
+    process script.py --x 1                    a script; without one, process.py or features.py
+    process features.py --artifact DIR         a definition (definition.py): features are made as it says
     process python3 script.py --x 1            what ScriptProcessor sends
     process bash runproc.sh --x 1              what FrameworkProcessor sends
     process smspark-submit --py-files a.py app.py --x 1     what PySparkProcessor sends
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from trainkit.errors import ScriptMissing
 from trainkit.plan import spark
+from trainkit.plan.definition import ENTRY, is_definition
 from trainkit.plan.launch import BOOTSTRAP, Process
 
 _DEFAULTS = ("process.py", "features.py")
@@ -48,11 +50,11 @@ def resolve(
         return spark.submission(rest, folders=folders, environ=environ, hosts=hosts, cluster=cluster)
     if _PYTHON.fullmatch(name) and (flags := _flags_before_script(rest)) is not None:
         path = find(rest[flags], folders=folders)
-        argv = (first, *rest[:flags], str(BOOTSTRAP / "rank.py"), str(path), *rest[flags + 1 :])
+        argv = (first, *rest[:flags], _started_by(path), str(path), *rest[flags + 1 :])
         return Process(argv, path.name)
     if name.endswith(".py"):
         path = find(first, folders=folders)
-        return Process((sys.executable, str(BOOTSTRAP / "rank.py"), str(path), *rest), path.name)
+        return Process((sys.executable, _started_by(path), str(path), *rest), path.name)
     if name.endswith(".sh"):
         path = find(first, folders=folders)
         # S3 keeps no file modes, so a shell script that came as an input is not executable.
@@ -66,6 +68,11 @@ def resolve(
     is_shell = name in _SHELLS
     scripts = [Path(word).name for word in rest if not word.startswith("-")]
     return Process(tuple(given), scripts[0] if is_shell and scripts else name, is_shell=is_shell)
+
+
+def _started_by(path: Path) -> str:
+    """What runs a Python file: our bootstrap, as its own main program; of a definition, the features' own."""
+    return str(ENTRY if is_definition(path) else BOOTSTRAP / "rank.py")
 
 
 def find(script: str, *, folders: Sequence[Path]) -> Path:

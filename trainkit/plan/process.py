@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from trainkit.contract.environ import CLUSTER_KEY, Resources
+from trainkit.contract.environ import CLUSTER_KEY
+from trainkit.contract.facts import Resources
 from trainkit.contract.processing import ProcessingJob
 from trainkit.contract.processing_environ import variables
 from trainkit.contract.settings import strange

@@ -2,7 +2,7 @@
 
     host → first   {"trainkit": 3, "job", "host", "hosts", "nonce"}   this is who I am: is it you I look for?
     first → host   {"nonce"}                                          it is: from here on all is sealed (seal.py)
-    host → first   {"procs", "now"}                                   I am here, with that many ranks
+    host → first   {"procs", "now", "traits"}                         I am here, with that many ranks
     first → host   {"procs": {host: n}, "port", "agent_store",        all are here: start;
                     "generation", "why"}                              or, all have ended: start again, and why
     first → host   {"secret": covered}                                in a cluster: what its engine is to ask for

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from trainkit.contract.blame import is_collateral
+from trainkit.contract.cluster import natural
 from trainkit.contract.outcome import Early, Outcome
-from trainkit.errors import PeerLost
+from trainkit.errors import DataError, PeerLost
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +24,14 @@ class HostEnd:
     step: int | None = None
     early: Early | None = None
     """The first of its ranks that ended well by itself."""
+    said: str = ""
+    """What it has come to, where all hosts are to come to the same."""
 
     @classmethod
-    def from_outcome(cls, host: str, outcome: Outcome, *, at: float, early: Early | None = None) -> HostEnd:
-        return cls(host, outcome.exit_code, outcome.failure, at, outcome.rank, outcome.step, early)
+    def from_outcome(
+        cls, host: str, outcome: Outcome, *, at: float, early: Early | None = None, said: str = ""
+    ) -> HostEnd:
+        return cls(host, outcome.exit_code, outcome.failure, at, outcome.rank, outcome.step, early, said)
 
     @classmethod
     def lost(cls, host: str, why: str, *, at: float) -> HostEnd:
@@ -51,7 +56,12 @@ class HostEnd:
         if message["early"] is not None:
             who, _, where, when = message["early"]
             early = Early(int(who), host, None if where is None else int(where), float(when) - clock_ahead)
-        return cls(host, int(message["exit_code"]) & 0xFF, text, float(message["at"]) - clock_ahead, rank, step, early)
+        code, at, said = (
+            int(message["exit_code"]) & 0xFF,
+            float(message["at"]) - clock_ahead,
+            str(message.get("said") or "")[:200],
+        )
+        return cls(host, code, text, at, rank, step, early, said)
 
 
 def decide(ends: Collection[HostEnd]) -> Outcome | None:
@@ -61,10 +71,24 @@ def decide(ends: Collection[HostEnd]) -> Outcome | None:
     """
     causes = [end for end in ends if end.failure]
     if not causes:
-        return None
+        return _quarrel(ends)
     first = min(causes, key=lambda end: (end.is_echo, end.at))
     failed = Outcome(first.exit_code or 1, first.failure, first.rank, first.step)
     early = min((end.early for end in ends if end.early), key=lambda early: early.at, default=None)
     if early and first.is_echo and early.before(first.at):
         return early.blamed_for(failed)
     return failed
+
+
+def _quarrel(ends: Collection[HostEnd]) -> Outcome | None:
+    """The failure of hosts that all ended well, and came to different things."""
+    said = {end.host: end.said for end in sorted(ends, key=lambda end: natural(end.host)) if end.said}
+    (first, mine), *others = said.items() or [("", "")]
+    other = next(((host, its) for host, its in others if its != mine), None)
+    if other is None:
+        return None
+    return Outcome(
+        DataError.exit_code,
+        f"DataError: {first} came to {mine}, and {other[0]} to {other[1]}\n"
+        f"Every host must have the same tables (FullyReplicated), the same features.py and the same image.",
+    )

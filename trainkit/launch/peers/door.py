@@ -2,7 +2,7 @@
 
     a stranger   {"trainkit": 3, "job", "host", "nonce"}    compared with ours, word by word: refusals say what differs
     the door     {"nonce"}
-    a stranger   {"procs", "now"}, sealed                   it knows the key: no stranger any more
+    a stranger   {"procs", "now", "traits"}, sealed         it knows the key: no stranger any more
     the door     {"beat": true}, sealed                     so do we
 
 Strangers may send anything or nothing. They have STRANGER seconds, their number is bounded, and none is waited for.
@@ -23,6 +23,7 @@ from trainkit.contract.seal import Seal, nonce
 from trainkit.launch.loop import Loop
 from trainkit.launch.peers.listening import VERSION, facts, listing
 from trainkit.launch.peers.wire import FORGED, Wire
+from trainkit.launch.preflight import UNTOLD, Traits
 from trainkit.plan.launch import LaunchPlan
 
 STRANGER = 10.0
@@ -39,6 +40,9 @@ class Guest(NamedTuple):
     clock_ahead: float
     """How far its clock is ahead of ours, seconds."""
     wire: Wire
+    prepared: bool = True
+    """Whether it is ready to start, rather than busy with its code."""
+    traits: Traits = UNTOLD
 
 
 class _Stranger:
@@ -169,7 +173,8 @@ class Door:
         else:
             del self._strangers[wire]
             ahead = now - time.time() if isinstance(now, int | float) else 0.0
-            self._admit(Guest(host, procs, ahead, wire))
+            prepared = message.get("prepared") is not False
+            self._admit(Guest(host, procs, ahead, wire, prepared, _plain(message.get("traits"))))
             wire.send({"beat": True})
 
     def _unexpected(self, host: object) -> str:
@@ -191,3 +196,9 @@ class Door:
         if what not in self._complaints:
             self._complaints.add(what)
             self._say(what)
+
+
+def _plain(told: object) -> Traits:
+    """What a host tells of itself, as far as it is that; nothing depends on it but what is said in the log."""
+    members = told.items() if isinstance(told, dict) else ()
+    return {str(name)[:40]: value if isinstance(value, int) else str(value)[:40] for name, value in members}

@@ -16,6 +16,7 @@ from trainkit.launch.peers.council import HostEnd, decide
 from trainkit.launch.peers.door import Door, Guest
 from trainkit.launch.peers.listening import SENSELESS, Again, Ears, Listening, nothing
 from trainkit.launch.peers.wire import NONSENSE, Wire
+from trainkit.launch.preflight import differences
 from trainkit.launch.watch import Report, Stance
 from trainkit.plan.launch import LaunchPlan, Meeting
 from trainkit.plan.world import World
@@ -30,9 +31,11 @@ class Hub(Listening):
         super().__init__(plan, ears)
         self._hosts = plan.world.hosts
         self._waiting_for = set(self._hosts) - {plan.host}
+        self._unprepared: set[str] = set()  # they are here, and still busy with their code
         self._procs = {plan.host: len(plan.ranks)}
         self._wires: dict[str, Wire] = {}
         self._clocks: dict[str, float] = {}  # how far each host's clock is ahead of ours, seconds
+        self._traits = {plan.host: ears.traits}
         self._ends: dict[str, HostEnd] = {}
         self._passed: dict[str, int] = {}
         self.secret = os.urandom(32) if plan.cluster else b""
@@ -44,6 +47,11 @@ class Hub(Listening):
 
     @property
     def complete(self) -> bool:
+        return not self._waiting_for and not self._unprepared
+
+    @property
+    def met(self) -> bool:
+        """Whether every host has come, ready or not."""
         return not self._waiting_for
 
     def missing(self) -> str:
@@ -68,6 +76,8 @@ class Hub(Listening):
     def welcome(self, *, port: int, agent_store: bool) -> Meeting:
         """All are here: tell everyone where ranks meet."""
         self._started = True
+        for text in differences({host: self._traits[host] for host in self._hosts}, self._clocks):
+            self._ears.say(f"warning: {text}")
         self.meeting = Meeting(World.of(self._hosts, self._procs), port, agent_store)
         if self.secret:
             for wire in list(self._wires.values()):
@@ -182,6 +192,7 @@ class Hub(Listening):
         if not self._started and not self.ending:
             del self._wires[host]  # it came and went: it may come again
             self._waiting_for.add(host)
+            self._unprepared.discard(host)
             return
         self._ears.say(f"lost {host}: {why}")
         self._ended(HostEnd.lost(host, why, at=time.time() - silent_for))
@@ -190,7 +201,10 @@ class Hub(Listening):
         host, wire = guest.host, guest.wire
         self._waiting_for.discard(host)
         self._procs[host] = guest.procs
+        if not guest.prepared:
+            self._unprepared.add(host)
         self._clocks[host] = guest.clock_ahead
+        self._traits[host] = guest.traits
         self._wires[host] = wire
         wire.hand_over(lambda message: self._told(host, wire, message), lambda why: self._closed(host, wire, why))
 
@@ -214,6 +228,8 @@ class Hub(Listening):
             return partial(self._ears.reported, host, Report.of(message["beat"]))
         if "generation" in message and message["generation"] != self.generation:
             return nothing  # its ranks of then have ended
+        if "prepared" in message:
+            return partial(self._unprepared.discard, host)
         if "failed" in message:
             return self._end
         if "passed" in message:

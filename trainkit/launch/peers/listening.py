@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from trainkit.contract.outcome import Outcome
 from trainkit.launch.peers.wire import Wire
+from trainkit.launch.preflight import UNTOLD, Traits
 from trainkit.launch.watch import Report, Stance
 from trainkit.plan.launch import LaunchPlan, Meeting
 
@@ -35,6 +36,7 @@ class Ears(NamedTuple):
     up: Callable[[], None] = lambda: None  # in a cluster: the engine's head answers, at the first host
     released: Callable[[], None] = lambda: None  # in a cluster: the one command has ended well, at the first host
     absent: Callable[[str], None] = lambda _: None  # the engine does not count this host, and why that is a failure
+    traits: Traits = UNTOLD  # what this host tells the others of itself
 
 
 SENSELESS = (LookupError, AttributeError, TypeError, ValueError, OverflowError)

@@ -20,6 +20,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from trainkit.contract import features as contract
+from trainkit.contract.features import FILE
 from trainkit.errors import DataError
 from trainkit.processing.features import declared, kinds, rows
 from trainkit.processing.features.declared import HashSplit, Transform
@@ -27,7 +29,6 @@ from trainkit.processing.features.sql import Fitted
 from trainkit.storage import commit
 
 FORMAT, VERSION = "trainkit-features", 1
-FILE = "features.json"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,24 @@ class Applied:
     def columns(self) -> tuple[str, ...]:
         """What a row must name."""
         return tuple(dict.fromkeys(one.column for one in self.transforms))
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The features that are scaled numbers, in the order of the definition."""
+        return tuple(one.output for one in self.transforms if isinstance(one, declared.Standardize | declared.Log1p))
+
+    @property
+    def codes(self) -> dict[str, int]:
+        """How many codes each feature that is one has, 0 for missing among them: the rows of an embedding table."""
+        found = {}
+        for one, learnt in zip(self.transforms, self.fitted, strict=True):
+            if isinstance(one, declared.Vocabulary | declared.Tokens):
+                found[one.output] = len(learnt.words) + 2
+            elif isinstance(one, declared.Hash):
+                found[one.output] = one.buckets + 1
+            elif isinstance(one, declared.Bucketize):
+                found[one.output] = len(one.boundaries) + 2
+        return found
 
     def row(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The features of one row of the joined table: numpy scalars, and arrays of lists. None is null.
@@ -105,21 +124,23 @@ class Applied:
 def load(path: str | os.PathLike[str], *, expect: str | None = None) -> Applied:
     """Read and verify an artifact. Raises DataError where a byte is not what was saved, or it is not `expect`.
 
-    `path` is the artifact's folder, or one that holds a single artifact.
+    `path` is the artifact's folder, or what carries one: an output, one of its splits, a model's folder, whose own
+    manifest is then believed too.
     """
-    folder = _found(Path(path))
-    raw = _read(folder / FILE)
-    digest = hashlib.sha256(raw).hexdigest()
-    named = folder.name if len(folder.name) == 64 else digest
-    for name, told in (("its folder's name", named), ("what was asked for", expect or digest)):
-        if told != digest:
-            raise DataError(f"{folder / FILE} has the hash {digest}, and {name} is {told}: fit again, or copy it whole")
+    carried = contract.carried(Path(path))
+    if len(carried) != 1:
+        raise DataError(f"{path} holds {len(carried) or 'no'} artifact{'s' * bool(carried)}: name the folder of one")
+    ((digest, folder),) = carried.items()
+    if expect is not None and expect != digest:
+        raise DataError(f"{folder} has the hash {digest}, and {expect} was asked for: fit again, or find that one")
+    files = contract.contents(folder)
+    raw = files[FILE]
     document = json.loads(raw)
     if document.get("format") != FORMAT or document.get("version") != VERSION:
         what = f"{document.get('format')!r}, version {document.get('version')!r}"
         raise DataError(f"{folder / FILE} is {what}, and this trainkit reads {FORMAT}, version {VERSION}: fit again")
     transforms, split = declared.restored(document["definition"])
-    fitted = tuple(_learnt(folder, one) for one in document["fitted"])
+    fitted = tuple(_learnt(files, one) for one in document["fitted"])
     return Applied(digest, document, transforms, split, fitted)
 
 
@@ -169,30 +190,6 @@ def _written(folder: Path, place: int, learnt: Fitted, counted: Mapping[str, Any
     return described
 
 
-def _learnt(folder: Path, described: Mapping[str, Any]) -> Fitted:
-    words: tuple[str, ...] = ()
-    if "file" in described:
-        name = str(described["file"])
-        raw = _read(folder.joinpath(*Path(name).parts))
-        if hashlib.sha256(raw).hexdigest() != described["sha256"]:
-            raise DataError(f"{folder / name} is not what was saved: its SHA-256 differs. Copy the artifact again")
-        words = tuple(json.loads(raw))
+def _learnt(files: Mapping[str, bytes], described: Mapping[str, Any]) -> Fitted:
+    words = tuple(json.loads(files[described["file"]])) if "file" in described else ()
     return Fitted(float.fromhex(described["mean"]), float.fromhex(described["std"]), words)
-
-
-def _found(path: Path) -> Path:
-    if (path / FILE).is_file():
-        return path
-    inside = [one.parent for one in path.glob(f"*/{FILE}")] if path.is_dir() else []
-    if len(inside) != 1:
-        raise DataError(
-            f"{path} holds {len(inside) or 'no'} artifact{'s' * bool(inside)}: name the folder that has {FILE}"
-        )
-    return inside[0]
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}. Copy the artifact again, whole") from error

@@ -17,6 +17,7 @@ from trainkit.processing.features import declared, memory
 from trainkit.processing.features.declared import RESERVED, Features, Source
 from trainkit.processing.features.kinds import KIND
 from trainkit.processing.features.sql import DUCKDB
+from trainkit.processing.features.tell import Tell, on_stderr, stage
 
 TABLE = f"{RESERVED}_raw"
 _READERS = {"parquet": "read_parquet", "csv": "read_csv", "json": "read_json"}
@@ -24,6 +25,8 @@ _FORMATS = {
     ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv", ".csv.gz": "csv", ".tsv.gz": "csv",
     ".jsonl": "json", ".ndjson": "json", ".jsonl.gz": "json", ".ndjson.gz": "json", ".json": "json", ".json.gz": "json",
 }  # fmt: skip
+_GROWS, _PACKED = 2, 8
+"""How many times as large as its files a table may be in memory, roughly; and of files that are packed."""
 _ENDS = 64 << 10  # bytes at each end of a file that stand for it: of Parquet, its footer
 
 
@@ -52,6 +55,16 @@ def find(features: Features, folders: Mapping[str, Path]) -> dict[str, Input]:
     return {name: _input(name, folders[one]) for name, one in features.tables.items() for one in [named[name]]}
 
 
+def is_empty(folder: Path) -> bool:
+    """Whether a host's share of an input has no file with something in it."""
+    return not any(one.stat().st_size for one in _visible(folder))
+
+
+def _visible(folder: Path) -> list[Path]:
+    every = [folder] if folder.is_file() else sorted(one for one in folder.rglob("*") if one.is_file())
+    return [one for one in every if not any(part[0] in "._" for part in one.relative_to(folder).parts)]
+
+
 def _input(name: str, folder: Path) -> Input:
     if "://" in str(folder) or str(folder).startswith(("s3:/", "http:/", "https:/")):
         raise UsageError(
@@ -59,10 +72,8 @@ def _input(name: str, folder: Path) -> Input:
         )
     if not folder.exists():
         raise StorageError(f"the input {name}: there is no {folder}. Compare the path, letter by letter")
-    every = [folder] if folder.is_file() else sorted(one for one in folder.rglob("*") if one.is_file())
-    kept = [one for one in every if not any(part[0] in "._" for part in one.relative_to(folder).parts)]
     by_format: dict[str, list[Path]] = {}
-    for one in kept:
+    for one in _visible(folder):
         if one.stat().st_size:
             by_format.setdefault(_format(one), []).append(one)
     if len(by_format) != 1 or "" in by_format:
@@ -113,6 +124,11 @@ def opened(*, limit: int | None = None, threads: int | None = None, spill: Path 
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def room(limit: int | None) -> int:
+    """Bytes of the engine's that a joined table may be kept in: a quarter, since the passes need the rest."""
+    return memory.for_engine(limit or memory.granted()) // 4
+
+
 def asked(connection: Any, sql: str, doing: str) -> Any:
     """Run a statement; what duckdb says about it becomes a DataError that names what was being done."""
     import duckdb
@@ -123,8 +139,13 @@ def asked(connection: Any, sql: str, doing: str) -> Any:
         raise DataError(f"{doing}: {error}") from error
 
 
-def prepare(connection: Any, features: Features, inputs: Mapping[str, Input]) -> dict[str, str]:
-    """Make the views; returns column → kind of those that are used. Raises ConfigError before any row is read."""
+def prepare(
+    connection: Any, features: Features, inputs: Mapping[str, Input], *, room: int = 0, tell: Tell = on_stderr
+) -> dict[str, str]:
+    """Make the views; returns column → kind of those that are used. Raises ConfigError before any row is read.
+
+    Tables of text that fit into `room`, bytes, are read and joined once and kept, in place of once for each pass.
+    """
     for name, one in inputs.items():
         paths = ", ".join(DUCKDB.string(os.fspath(file)) for file in one.files)
         source = features.tables[name]
@@ -143,7 +164,21 @@ def prepare(connection: Any, features: Features, inputs: Mapping[str, Input]) ->
     found = _wrong(features, types) + _wrong_checks(connection, features)
     if found:
         raise ConfigError(found)
+    if _worth_holding(inputs, room):
+        with stage("joining the tables", rows=0, done=lambda: connection.query_progress() / 100, tell=tell):
+            asked(connection, f"CREATE TEMP TABLE {RESERVED}_held AS SELECT * FROM {TABLE}", "the table's SQL")
+        asked(connection, f"CREATE OR REPLACE VIEW {TABLE} AS SELECT * FROM {RESERVED}_held", "the table's SQL")
     return {name: KIND[types[name]] for name in _used(features)}
+
+
+def _worth_holding(inputs: Mapping[str, Input], room: int) -> bool:
+    """Whether the joined table is kept: where text would be parsed for each pass, and as long as it fits, roughly.
+
+    For Parquet alone it was measured to save nothing, and to cost its memory.
+    """
+    text = any(one.format != "parquet" for one in inputs.values())
+    packed = any(file.name.endswith(".gz") for one in inputs.values() for file in one.files)
+    return text and sum(one.bytes for one in inputs.values()) * (_PACKED if packed else _GROWS) <= room
 
 
 def _used(features: Features) -> tuple[str, ...]:

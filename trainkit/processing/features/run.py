@@ -1,29 +1,30 @@
 """A run, from the inputs to what lies in the output.
 
 OUTPUT/features/<hash>/    the artifact
-       train/ … test/      rows, part-00000.parquet …
+       train/ … test/      rows, part-00000.parquet …, and the artifact once more, in _features/<hash>
        report/             report.json, report.html
        MANIFEST.json       the artifact's hash, rows and files of each split: written last, removed first
+
+Where several hosts write what becomes one output, each has its own names: part-algo-2-00000.parquet, report/algo-2,
+MANIFEST.algo-2.json.
 """
 
 from __future__ import annotations
 
-import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainkit.contract.features import BESIDE, FILE, FOLDER, MANIFEST, carried, manifest
 from trainkit.errors import ConfigError, DataError, Mistake
-from trainkit.processing.features import artifact, engine, fit, report, sql, write
+from trainkit.processing.features import artifact, engine, fit, report, sql, swap, write
 from trainkit.processing.features.artifact import Applied
 from trainkit.processing.features.declared import Features
 from trainkit.processing.features.fit import Looked
 from trainkit.processing.features.tell import Done, Tell, on_stderr, stage
 from trainkit.storage import commit
-
-MANIFEST = "MANIFEST.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,10 @@ class Choices:
     memory: int | None = None
     threads: int | None = None
     spill: Path | None = None
+    once: bool = False
+    """Whether an output that was made of the same is left as it is."""
+    host: str = ""
+    """The host whose share this is, where hosts share the rows among them; only with an artifact."""
 
 
 def run(
@@ -52,8 +57,13 @@ def run(
     found = engine.find(features, inputs)
     output.mkdir(parents=True, exist_ok=True)
     given = _given(features, choices.artifact)
+    key = key_of(features, found, given)
+    swap.settle(output)
+    if choices.once and made_of(output) == key:
+        tell(f"made before, of the same definition and inputs: {output}")
+        return artifact.load(output)
     with engine.opened(limit=choices.memory, threads=choices.threads, spill=choices.spill) as connection:
-        kinds = engine.prepare(connection, features, found)
+        kinds = engine.prepare(connection, features, found, room=engine.room(choices.memory), tell=tell)
         if given and dict(given.kinds) != kinds:
             raise DataError(f"the artifact {given.hash} was fitted on {dict(given.kinds)}, and the table has {kinds}")
         looked, summed = _look(connection, features, kinds, choices, tell)
@@ -62,14 +72,45 @@ def run(
             or _reused(features, found, output, tell)
             or _fit(connection, features, kinds, looked, summed, found, output, tell)
         )
-        if given:
-            shutil.copytree(_folder(choices.artifact), output / "features" / given.hash, dirs_exist_ok=True)
+        folder = output / FOLDER / applied.hash
+        if given and choices.artifact:
+            shutil.copytree(carried(choices.artifact)[given.hash], folder, dirs_exist_ok=True)
         if choices.fit_only:
-            tell(f"the artifact is {output / 'features' / applied.hash}")
+            tell(f"the artifact is {folder}")
             return applied
-        _transform(connection, features, applied, looked, output, choices, tell)
-    _judge(features, looked)
+        bad = _failed(features, looked)
+        with swap.replacing(output) as scratch:
+            written = _transform(connection, features, applied, looked, scratch, choices, tell)
+            for name in features.splits:
+                shutil.copytree(folder, scratch / name / BESIDE / applied.hash)
+            about = write.manifest(applied, written, key=key, report=choices.report, failed=bad)
+            commit.write_whole(
+                scratch / f"MANIFEST.{choices.host}.json" if choices.host else scratch / MANIFEST,
+                artifact.canonical(about),
+            )
+    if bad:
+        raise DataError("a check failed: " + "; ".join(bad) + ". The rows are written, and the report shows them")
     return applied
+
+
+def key_of(features: Features, found: Mapping[str, engine.Input], given: Applied | None) -> str:
+    """Everything that decides what an output is: definition, checks, inputs, and the artifact if one is given."""
+    return artifact.digest_of(
+        {
+            "definition": features.described(), "checks": [[one.condition, one.allow] for one in features.checks],
+            "inputs": {name: one.described() for name, one in found.items()}, "artifact": given and given.hash,
+            "version": artifact.VERSION,
+        }
+    )  # fmt: skip
+
+
+def made_of(output: Path) -> str | None:
+    """The key of what lies there whole, with all checks passed; None where nothing does."""
+    try:
+        made = manifest(output / MANIFEST)
+    except DataError:
+        return None
+    return None if made.get("failed_checks") else str(made.get("key"))
 
 
 def _given(features: Features, path: Path | None) -> Applied | None:
@@ -87,11 +128,6 @@ def _given(features: Features, path: Path | None) -> Applied | None:
             ]
         )
     return applied
-
-
-def _folder(path: Path | None) -> Path:
-    assert path is not None
-    return path if (path / artifact.FILE).is_file() else next(path.glob(f"*/{artifact.FILE}")).parent
 
 
 def _look(
@@ -112,7 +148,7 @@ def _progress(connection: Any) -> Done:
 def _reused(features: Features, found: Mapping[str, engine.Input], output: Path, tell: Tell) -> Applied | None:
     """The artifact of an earlier run with this definition and these inputs, if it is whole."""
     wanted = (artifact.digest_of(features.described()), {name: one.described() for name, one in found.items()})
-    for file in sorted((output / "features").glob(f"*/{artifact.FILE}")):
+    for file in sorted((output / "features").glob(f"*/{FILE}")):
         try:
             applied = artifact.load(file.parent)
         except DataError as error:
@@ -151,41 +187,33 @@ def _counted(features: Features, place: int, summed: Mapping[int, fit.Sums]) -> 
 
 
 def _transform(
-    connection: Any, features: Features, applied: Applied, looked: Mapping[str, Looked], output: Path,
+    connection: Any, features: Features, applied: Applied, looked: Mapping[str, Looked], into: Path,
     choices: Choices, tell: Tell,
-) -> None:  # fmt: skip
+) -> Mapping[str, write.Written]:  # fmt: skip
     rows, through = sum(seen.rows for seen in looked.values()), [0]
 
     def went(done: int) -> None:
         through[0] = done
 
     sampled = tuple(applied.kinds) if choices.report else ()
-    scratch = output / f".rows.{secrets.token_hex(4)}.part"
-    try:
-        with stage("transforming", rows=rows, done=lambda: through[0] / max(rows, 1), tell=tell):
-            written = write.write(
-                connection, applied, kept=features.kept, splits=features.splits, into=scratch, rows=rows,
-                sampled=sampled, went=went,
-            )  # fmt: skip
-        (output / MANIFEST).unlink(missing_ok=True)
-        for name in features.splits:
-            shutil.rmtree(output / name, ignore_errors=True)
-            (scratch / name).rename(output / name)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with stage("transforming", rows=rows, done=lambda: through[0] / max(rows, 1), tell=tell):
+        written = write.write(
+            connection, applied, kept=features.kept, splits=features.splits, into=into, rows=rows,
+            sampled=sampled, went=went, host=choices.host,
+        )  # fmt: skip
     if choices.report:
         with stage("describing the table", rows=rows, done=_progress(connection), tell=tell):
             fit.facts(connection, features, applied.kinds, looked)
-        report.write(output / "report", features, applied, looked, written)
-    commit.write_whole(output / MANIFEST, artifact.canonical(write.manifest(applied, written)))
+        report.write(into / "report" / choices.host, features, applied, looked, written)
+    return written
 
 
-def _judge(features: Features, looked: Mapping[str, Looked]) -> None:
+def _failed(features: Features, looked: Mapping[str, Looked]) -> list[str]:
+    """What is to be said of each check that did not pass."""
     rows = sum(seen.rows for seen in looked.values())
     bad = []
     for place, check in enumerate(features.checks):
         failed = sum(seen.failed[place] for seen in looked.values())
         if failed > check.allow * rows:
             bad.append(f"{check.condition} does not hold in {failed:,} of {rows:,} rows (allowed: {check.allow:.2%})")
-    if bad:
-        raise DataError("a check failed: " + "; ".join(bad) + ". The rows are written, and the report shows them")
+    return bad

@@ -38,6 +38,8 @@ class Written:
 
     rows: int = 0
     files: list[str] = field(default_factory=list)
+    bytes: list[int] = field(default_factory=list)
+    """How long each file is."""
     unknown: dict[str, int] = field(default_factory=dict)
     """Of each vocabulary: rows (of Tokens: tokens) that are not in it."""
     known: dict[str, int] = field(default_factory=dict)
@@ -46,11 +48,12 @@ class Written:
 
 def write(
     connection: Any, applied: Applied, *, kept: Sequence[str], splits: Sequence[str], into: Path,
-    rows: int, sampled: Sequence[str], went: Callable[[int], None],
+    rows: int, sampled: Sequence[str], went: Callable[[int], None], host: str = "",
 ) -> dict[str, Written]:  # fmt: skip
     """Write `into/<split>/part-00000.parquet`, …; `sampled`: columns of the table that the report wants rows of.
 
-    `went` hears how many rows are through. Raises DataError where a value does not fit.
+    `host`: is in the files' names, `part-<host>-00000.parquet`, where several hosts write for one output. `went` hears
+    how many rows are through. Raises DataError where a value does not fit.
     """
     import duckdb
 
@@ -59,13 +62,14 @@ def write(
         reader = connection.sql(statement).to_arrow_reader(ROWS)
         with ExitStack() as stack:
             finish = _Finish(applied)
-            outs = [_Split(name, into / name, applied, stack) for name in splits]
+            outs = [_Split(name, into / name, applied, stack, host=host) for name in splits]
             done = 0
             for batch in reader:
                 _deal(finish(batch), outs)
                 went(done := done + batch.num_rows)
             for out in outs:
                 out.end(finish(batch_of(reader.schema)).schema)
+                out.written.bytes = [(out.folder / name).stat().st_size for name in out.written.files]
     except (duckdb.Error, pa.ArrowInvalid) as error:
         raise DataError(f"transforming: {error}") from error
     return {out.name: out.written for out in outs}
@@ -144,8 +148,9 @@ def batch_of(schema: pa.Schema) -> pa.RecordBatch:
 class _Split:
     """One split's files, and what is counted on the way."""
 
-    def __init__(self, name: str, folder: Path, applied: Applied, stack: ExitStack) -> None:
+    def __init__(self, name: str, folder: Path, applied: Applied, stack: ExitStack, *, host: str) -> None:
         self.name, self.folder, self.written = name, folder, Written()
+        self._part = f"part-{host}-" if host else "part-"
         self._metadata = {"trainkit.features": applied.hash}
         self._vocabularies = [
             one for one in applied.transforms if isinstance(one, declared.Vocabulary | declared.Tokens)
@@ -189,7 +194,7 @@ class _Split:
             self._writer, self._size = None, 0
 
     def _open(self, schema: pa.Schema) -> None:
-        name = f"part-{len(self.written.files):05}.parquet"
+        name = f"{self._part}{len(self.written.files):05}.parquet"
         self.written.files.append(name)
         scratch = self._file.enter_context(commit.committed(self.folder / name))
         # Dictionaries pay where values repeat: codes and words, not float32.
@@ -224,7 +229,9 @@ def _without_ours(table: pa.Table) -> pa.Table:
     return table.drop_columns([name for name in table.column_names if name.startswith(RESERVED)])
 
 
-def manifest(applied: Applied, written: Mapping[str, Written]) -> dict[str, Any]:
-    """What MANIFEST.json says beside the rows: which artifact made them."""
-    splits = {name: {"rows": one.rows, "files": one.files} for name, one in written.items()}
-    return {"artifact": applied.hash, "splits": splits}
+def manifest(
+    applied: Applied, written: Mapping[str, Written], *, key: str, report: bool, failed: Sequence[str]
+) -> dict[str, Any]:
+    """What MANIFEST.json says: which artifact made the rows, of what, and what there is."""
+    splits = {name: {"rows": one.rows, "files": one.files, "bytes": one.bytes} for name, one in written.items()}
+    return {"artifact": applied.hash, "key": key, "splits": splits, "report": report, "failed_checks": list(failed)}

@@ -1,0 +1,1 @@
+"""Planted mistakes, and what `trainkit check` says of each."""
