@@ -23,8 +23,8 @@ demo: $(READY) ## train a model on real flights, as a job of two hosts with two 
 demo-stream: $(READY) ## train from an S3 server on this machine, without a download
 	$(BIN)/python examples/from_s3/demo.py --output trainkit-output/demo-stream $(ARGS)
 
-test: $(READY) ## all tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## all tests, three files at a time: most of them wait for processes
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(READY) ## style and types
 	$(BIN)/ruff check .

@@ -382,6 +382,8 @@ def main() -> None:
         if options.only in (None, name):
             try:
                 report[name] = part()
+            except Failed as error:
+                report[name] = {name: {"failed": str(error)}}
             except KeyboardInterrupt:
                 break
     report["load"] = [round(load, 1), round(os.getloadavg()[0], 1)]

@@ -5,6 +5,7 @@
     ├── ConfigError               78  config files or settings, every mistake     the job's author, or the platform
     ├── DataError                 65  data that is not what it should be             whoever wrote the data
     │   └── CheckpointError       65  a checkpoint, or a state for one, that is not  whoever wrote it
+    ├── CodeError                 73  an archive or requirements that cannot be used  the job's author
     ├── ScriptMissing             66  the script to run is not there              the image or the job's author
     ├── StorageError              74  a URL that cannot be read or written        storage, credentials, network
     ├── PeerLost                  75  a host did not come, or went away           the platform (worth a retry)
@@ -36,6 +37,12 @@ class DataError(TrainkitError):
 
 class CheckpointError(DataError):
     """A checkpoint that cannot be used, or a state that cannot be put into one."""
+
+
+class CodeError(TrainkitError):
+    """The job's code, as it came, cannot be used."""
+
+    exit_code = 73
 
 
 class ScriptMissing(TrainkitError):

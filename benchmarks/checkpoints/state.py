@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 WIDTH = 722  # divisible by two ranks, and by nothing that would make boundaries of blocks and of shards meet
 BLOCKS = 24
@@ -44,11 +45,15 @@ def settle(optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad(set_to_none=True)
 
 
+def tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """All that the state has."""
+    moments = [value for entries in optimizer.state_dict()["state"].values() for value in entries.values()]
+    return [tensor.detach() for tensor in (*model.state_dict().values(), *moments)]
+
+
 def parts(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """What this rank has of every tensor of the state."""
-    tensors = [*model.state_dict().values()]
-    tensors += [value for entries in optimizer.state_dict()["state"].values() for value in entries.values()]
-    return [_local(tensor.detach()) for tensor in tensors]
+    return [_local(tensor) for tensor in tensors(model, optimizer)]
 
 
 def size(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -56,8 +61,12 @@ def size(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
 
 
 def checksum(model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
-    """Of this rank's parts; alike before a save and after its restoration."""
-    return sum(float(part.double().sum()) for part in parts(model, optimizer))
+    """This rank's share of one number, which is the same whatever the number of ranks: what all have counts once."""
+    ranks = dist.get_world_size()
+    return sum(
+        float(_local(tensor).double().sum()) / (1 if isinstance(tensor, DTensor) else ranks)
+        for tensor in tensors(model, optimizer)
+    )
 
 
 class Machine:

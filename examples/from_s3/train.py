@@ -24,12 +24,17 @@ def main():
     epochs, batch_size = job.hp("epochs", 2), job.hp("batch", 64)
     # With cache=FOLDER, the second epoch is read from this host's disk.
     stream = job.stream("train", batch_size=batch_size, shuffle=True, cache=job.hp("cache", None))
-    for step, batch in job.steps(chain(*repeat(stream, epochs)), total=epochs * len(stream)):
+    total = epochs * len(stream)
+    ckpt = job.checkpointer(model=model, optimizer=optimizer, stream=stream, every=50)
+    start = ckpt.restore()  # the stream, too, goes on where the checkpoint was made
+    loss = torch.nan  # for a restart that finds nothing left to do
+    for step, batch in job.steps(chain(*repeat(stream, epochs - stream.epoch)), start=start, total=total):
         guess = model(batch["wave"].to(job.device)).squeeze(1)
         loss = nn.functional.mse_loss(guess, batch["frequency"].to(job.device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        ckpt.step(step, loss=loss)
         if step % 50 == 0:
             job.log(loss=loss)
     job.log(final_loss=loss, waited=stream.waited)

@@ -119,7 +119,7 @@ class Drawn:
     def _CheckpointConfig(self) -> dict[str, str]:
         made = {"S3Uri": "checkpoints kept"}
         if self._maybe():
-            made["LocalPath"] = "/opt/ml/checkpoints"
+            made["LocalPath"] = self.dice.choice(["/opt/ml/checkpoints", "/opt/ml/output/kept here"])
         return made
 
     def _TensorBoardOutputConfig(self) -> dict[str, str]:

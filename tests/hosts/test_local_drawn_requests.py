@@ -101,7 +101,7 @@ def _compare(drawn: Drawn, host: str, seen: dict[str, Any], said: str) -> None:
         assert told["S3DistributionType"] == source.get("S3DataDistributionType", "FullyReplicated"), said
         assert told.get("ContentType") == one.get("ContentType"), said
         assert told.get("CompressionType") == one.get("CompressionType"), said
-    assert "CheckpointConfig" not in request or "checkpoints" in seen, said
+    assert ("checkpoints" in seen) == ("CheckpointConfig" in request), said
 
 
 def _compare_shares(drawn: Drawn, seen: dict[str, dict[str, Any]], said: str) -> None:

@@ -198,7 +198,7 @@ DRIVER = """#!/bin/bash
 set -e
 cd /opt/ml/input/data/code
 export SM_CURRENT_HOST=$(hostname) SM_INPUT_DIR=/opt/ml/input SM_OUTPUT_DATA_DIR=/opt/ml/output/data
-export SM_MODEL_DIR=/opt/ml/model RANK=0
+export SM_MODEL_DIR=/opt/ml/model SM_INPUT_CONFIG_DIR=/opt/ml/input/config RANK=0
 export SM_INPUT_DATA_CONFIG=$(cat /opt/ml/input/config/inputdataconfig.json)
 export SM_RESOURCE_CONFIG=$(cat /opt/ml/input/config/resourceconfig.json)
 python3 train.py --driven "$0"
@@ -231,7 +231,7 @@ def test_a_request_of_an_sdk_runs_to_its_end(folder: Path, s3: Any, kind: str, f
     text = on_s3(s3, (REQUESTS / file).read_text())
     (folder / "job.json").write_text(text)
     asked = json.loads(text)["request"]
-    own_image = file.endswith("own-image.json") or "sagemaker_submit_directory" in text
+    own_image = file.endswith("own-image.json")
     code = ("--code", str(folder / "code")) if own_image else ()
     ran = local(folder / "job.json", *code, "--isolation", kind, "--upload", output=folder / "out", **s3.environ)
 
@@ -315,11 +315,12 @@ def test_a_tuning_job_is_one_trial_with_its_objective_reported_or_missed(folder:
 
 
 LOSES = """
-import os, time
+import json, os, time
 from pathlib import Path
 checkpoints = Path(os.environ["SM_MODEL_DIR"]).parent / "checkpoints"
 found = sorted(path.name for path in checkpoints.iterdir() if ".sagemaker-" not in path.name)
-print("began with", found, flush=True)
+described = json.loads(Path(os.environ["DESCRIBED"]).read_text())
+print("began with", found, "while", described["SecondaryStatus"], flush=True)
 (checkpoints / f"{os.environ['SM_CURRENT_HOST']}.ckpt").write_text("C")
 if not found:
     time.sleep(600)
@@ -343,15 +344,20 @@ def test_a_job_whose_host_is_lost_starts_again_where_the_request_says_so(
     folder: Path, kind: str, changes: dict[str, Any], status: str
 ) -> None:
     (folder / "code/train.py").write_text(LOSES)
-    job = request(CheckpointConfig={"S3Uri": "kept"}, **changes)
+    described = {"DESCRIBED": str(folder / "out/describe.json")}
+    job = request(CheckpointConfig={"S3Uri": "kept"}, Environment=described, **changes)
     ran = run(folder, job, "--kill", "host=2@2s", "--isolation", kind, TRAINKIT_PEER_TIMEOUT="2")
 
     assert ran.code == 0, ran.out
     assert [t["Status"] for t in ran.described["SecondaryStatusTransitions"]] == [
         "Starting", "Downloading", "Training", status, "Starting", "Downloading", "Training", "Uploading", "Completed",
     ]  # fmt: skip
+    assert "began with [] while Training" in ran.out
     assert "began with ['algo-1.ckpt" in ran.out
     assert (ran.root / "model.tar.gz").exists()
+    assert sorted(path.name for path in (ran.root / "logs").iterdir()) == [
+        "algo-1.log", "algo-2.log", "attempt-1-algo-1.log", "attempt-1-algo-2.log",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -364,7 +370,8 @@ def test_a_job_whose_host_is_lost_starts_again_where_the_request_says_so(
 def test_a_limit_ends_the_job_and_keeps_what_it_left(folder: Path, limits: dict[str, int], end: str) -> None:
     (folder / "code/train.py").write_text(LOSES.replace("if not found:", "time.sleep(0.1)\nif True:"))
     spot = "MaxWaitTimeInSeconds" in limits
-    job = request(CheckpointConfig={"S3Uri": "kept"}, StoppingCondition=limits, EnableManagedSpotTraining=spot)
+    described = {"DESCRIBED": str(folder / "out/describe.json")}
+    job = request(StoppingCondition=limits, EnableManagedSpotTraining=spot, Environment=described)
     ran = run(folder, job, "--isolation", "process")
 
     assert (ran.code, ran.described["SecondaryStatus"]) == (0, end), ran.out

@@ -82,19 +82,16 @@ def test_flights_beats_the_naive_guesses_on_days_it_has_not_seen(tmp_path):
 
 
 @pytest.mark.torch
-def test_from_s3_learns_on_two_hosts_and_shows_how_long_they_waited_for_data(tmp_path):
-    demo = [
-        sys.executable,
-        EXAMPLES / "from_s3/demo.py",
-        "--output",
-        tmp_path / "out",
-        "--hp",
-        f"cache={tmp_path}/kept",
-    ]
-    ended = subprocess.run(demo, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240)
+def test_from_s3_learns_on_two_hosts_goes_on_after_a_kill_and_shows_how_long_it_waited_for_data(tmp_path):
+    output, cache = ["--output", tmp_path / "out"], ["--hp", f"cache={tmp_path}/kept"]
+    demo = [sys.executable, EXAMPLES / "from_s3/demo.py", *output, *cache, "--kill", "rank=3@step=170"]
+    environ = environment(TRAINKIT_MAX_RESTARTS="1")
+    ended = subprocess.run(demo, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=240)
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert re.search(r"\[algo-1:0\] step \d+/256 · .*\d+% waiting for data", ended.stdout), ended.stdout
+    assert re.search(r"\[algo-1:0\] checkpoint of step 1[05]0 restored", ended.stdout), ended.stdout
+    assert "trainkit.metric step=255 " in ended.stdout
     losses = [float(loss) for loss in re.findall(r"step=\d+ (?:final_)?loss=(\S+)", ended.stdout)]
     assert losses[-1] < losses[0] / 20
     assert len(list((tmp_path / "kept").rglob("??/*"))) >= 64, "each row group was kept"

@@ -44,15 +44,17 @@ for name, facts in channels.items():
             seen["written"][name] = [write(place / inner) for inner in ["new", *links]]
 
 base = Path(os.environ["SM_MODEL_DIR"]).parent
-checkpoints = base / "checkpoints"
-if checkpoints.is_dir():
+config = Path(os.environ["SM_INPUT_CONFIG_DIR"], "checkpointconfig.json")
+if config.is_file():
+    local = json.loads(config.read_text())["LocalPath"]
+    checkpoints = base / local.removeprefix("/opt/ml/") if local.startswith("/opt/ml/") else Path(local)
     seen["checkpoints"] = names(checkpoints)
     (checkpoints / f"{host}.ckpt").write_text(host)
 board = base / "output/tensorboard"
 if board.is_dir():
     (board / host).write_text("events")
 Path(os.environ["SM_OUTPUT_DATA_DIR"], f"{host}.json").write_text(json.dumps(seen))
-if os.environ["RANK"] == "0":
+if os.environ.get("RANK", "0") == "0":
     Path(os.environ["SM_MODEL_DIR"], "model.bin").write_text("M")
 for loss in ("0.5", "0.25"):
     print(f"probe on {host}: loss={loss}")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "trainkit"
 FLOORS = (
-    "errors", "contract", "storage", "plan data checkpoint artifact", "launch job", "local processing", "check", "cli",
-    "sagemaker",
+    "errors", "contract", "storage", "plan data checkpoint artifact", "launch job code", "local processing", "check",
+    "cli", "sagemaker",
 )  # fmt: skip
 LEVEL = {room: level for level, row in enumerate(FLOORS) for room in row.split()}
-OUTSIDE = {"plan", "launch", "local", "processing", "check", "sagemaker", "cli"}
+OUTSIDE = {"plan", "launch", "code", "local", "processing", "check", "sagemaker", "cli"}
 INSIDE = {"data", "checkpoint", "artifact", "job"}
 STANDARD_LIBRARY_ONLY = {"errors", "contract", "plan", "launch"}
 ARGUED = {

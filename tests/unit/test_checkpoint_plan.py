@@ -99,6 +99,19 @@ def test_what_all_ranks_hold_is_shared_out_evenly() -> None:
     assert max(sizes) < 1.05 * min(sizes)
 
 
+def test_counters_are_all_in_one_file_and_lie_together_with_other_small_ones() -> None:
+    every = tuple(range(8))
+    scalar, bias = Holdings(((Box.whole(()), every),)), Holdings(((Box.whole((900,)), every),))
+    large = Holdings(((Box.whole((4096, 256)), every),))
+    held = [Held(f"layer{n}.step", "F32", (), scalar) for n in range(40)]
+    held += [Held(f"layer{n}.bias", "F32", (900,), bias) for n in range(40)]
+    held += [Held(f"layer{n}.weight", "F32", (4096, 256), large) for n in range(40)]
+    made = plan.make(held, host_of=[0] * 8, copies=False)
+    assert {piece.rank for layout in made.layouts if layout.shape != (4096, 256) for piece in layout.pieces} == {0}
+    order = [tensor.name.endswith("weight") for tensor in made.tensors]
+    assert order == sorted(order), "what a rank of another job needs of them is in a block or two"
+
+
 def test_what_ranks_may_have_different_values_of_is_written_by_the_first_alone() -> None:
     held = [Held("buffer", "F32", (4096, 256), Holdings(((Box.whole((4096, 256)), (2, 3)),)), first=True)]
     (layout,) = plan.make(held, host_of=[0] * 4, copies=False).layouts

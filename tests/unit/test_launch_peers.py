@@ -140,6 +140,18 @@ def met(loop: Loop, port: int, *heard: Heard, timeout: float = 30) -> tuple[Hub,
     return hub, spokes[0], spokes[1]
 
 
+def test_a_host_that_is_busy_with_its_code_is_here_and_not_ready(loop: Loop, port: int) -> None:
+    hub = hub_at(loop, port)
+    second, third = (spoke_at(loop, port, host) for host in HOSTS[1:])
+    second.prepare()
+    turn(loop, lambda: hub.met and second.met and third.met, second, third)
+    assert not hub.complete
+    second.prepared()
+    turn(loop, lambda: hub.complete, second, third)
+    for one in (hub, second, third):
+        one.close()
+
+
 def test_hosts_meet_in_any_order_and_learn_the_same(loop: Loop, port: int) -> None:
     late, later = spoke_at(loop, port, "algo-3", procs=2), spoke_at(loop, port, "algo-2", procs=3)
     late.attempt()  # nobody listens yet

@@ -36,6 +36,13 @@ def test_a_record_is_read_as_it_was_written(data: bytes) -> None:
     assert rows(recordio.record(b"first") + recordio.record(data)) == [b"first", data]
 
 
+def test_a_record_that_holds_the_magic_number_is_split_there() -> None:
+    """Other readers go by that: a part that is no whole record has a flag in the length's highest bits."""
+    written = recordio.record(b"four" + MAGIC + b"x" + MAGIC)
+    parts = [(1 << 29 | 4, b"four"), (3 << 29 | 5, b"x" + MAGIC + b"\0\0\0")]
+    assert written == b"".join(MAGIC + head.to_bytes(4, "little") + data for head, data in parts)
+
+
 def spec(folder: Path, count: int, **changes: Any) -> dict[str, Any]:
     for number in range(count):
         (folder / str(number)).write_bytes(b"%d," % number)

@@ -31,6 +31,9 @@ DTYPES: Mapping[str, int] = MappingProxyType(
 """Bytes of an element. The names are safetensors'; it has none for C128 and FNUZ."""
 WORTH_CUTTING = 64 << 10
 """Bytes: a piece that is smaller than this costs more to describe than it saves."""
+TINY = 4 << 10
+"""Bytes: tensors so small, an optimizer's counters, are written by one rank, all of them. Dealt out among a thousand
+ranks, they would have each rank read a block of a thousand files."""
 
 
 class Piece(NamedTuple):
@@ -76,7 +79,10 @@ class Held(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """All tensors, those with the largest elements first: so every piece is aligned, and files have no gaps."""
+    """All tensors, those with the largest elements first: so every piece is aligned, and files have no gaps.
+
+    Of those with equal elements the small ones come first: they lie together, and a few blocks bring them all.
+    """
 
     tensors: tuple[Tensor, ...] = ()
     layouts: tuple[Layout, ...] = ()
@@ -117,7 +123,7 @@ def make(held: Iterable[Held], *, host_of: Sequence[int], copies: bool) -> Plan:
     `host_of[r]` is the host of rank r. With `copies`, every host keeps what its ranks hold.
     """
     dealer = _Dealer(host_of, copies=copies)
-    ordered = sorted(held, key=lambda one: (-DTYPES[one.dtype], one.name))
+    ordered = sorted(held, key=lambda one: (-DTYPES[one.dtype], _size(one) >= WORTH_CUTTING, one.name))
     tensors = tuple(Tensor(one.name, one.dtype, dealer.layout(one)) for one in ordered)
     return Plan(tensors, tuple(dealer.layouts))
 
@@ -154,6 +160,8 @@ class _Dealer:
     def _choose(self, box: Box, ranks: tuple[int, ...], itemsize: int) -> int | None:
         """None where the box is cut among its holders; else the one that has the least to write so far."""
         size = box.volume * itemsize
+        if size <= TINY:
+            return 0
         if size >= WORTH_CUTTING * len(ranks) and _dimension(box, len(ranks)) is not None:
             return None
         loads = self._loads.setdefault(ranks, [(0, at) for at in range(len(ranks))])
@@ -184,6 +192,10 @@ def _dimension(box: Box, parts: int) -> int | None:
     """The dimension along which to cut, so that pieces are contiguous in the box; None where it is too short."""
     first = next((at for at, length in enumerate(box.lengths) if length > 1), None)
     return first if first is not None and box.lengths[first] >= parts else None
+
+
+def _size(held: Held) -> int:
+    return math.prod(held.shape) * DTYPES[held.dtype]
 
 
 def size_of(box: Box, dtype: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ def main(argv: Sequence[str], loaded: Loaded) -> int:
     """Run it. Returns the job's exit code: the script's own where it failed, 0 when completed or stopped."""
     given = _parser().parse_args(argv)
     file = str(loaded.file)
+    loaded = loaded.named(re.sub(r"[^a-zA-Z0-9]+", "-", loaded.file.stem).strip("-")[:32].rstrip("-") or "job")
     hyperparameters = arguments.pairs(given.hp, flag="--hp", form="KEY=VALUE")
     if loaded.operation == requests.TUNING:
         table = members.TUNING

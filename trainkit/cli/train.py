@@ -17,14 +17,18 @@ from functools import partial
 from pathlib import Path
 
 from trainkit.contract import job as contract
+from trainkit.contract.job import Job
 from trainkit.contract.outcome import LIMIT, Outcome, write_failure
 from trainkit.contract.paths import Paths
 from trainkit.contract.secrets import scrub
 from trainkit.contract.settings import TABLE
 from trainkit.errors import TrainkitError, UsageError
 from trainkit.launch import supervise, words
+from trainkit.launch.errand import Errand, Planner
 from trainkit.launch.output import Console
-from trainkit.plan import launch, machine, script
+from trainkit.plan import code, launch, machine, script
+from trainkit.plan.code import Prepared
+from trainkit.plan.machine import Machine
 
 
 def main() -> None:
@@ -54,19 +58,30 @@ def train(paths: Paths, *, flags: dict[str, str], console: Console) -> Outcome:
     """One host's part of the job, from its config files to the verdict."""
     _set_aside(paths)
     job = contract.read(paths, environ=os.environ, flags=flags)
-    entry = script.look(script.locate(job))
+    entry = script.locate(job)
+    order = code.order(job, entry)
+    if not (order and order.source):  # else the code is still to come
+        entry = script.look(entry)
     for folder in (paths.model, paths.output_data, job.checkpoints):
         _make(folder)
     here = machine.look(os.environ)
     try:
         planner = partial(launch.make, job, machine=here, script=entry, environ=os.environ)
-        outcome = supervise.run(planner, environ=os.environ, console=console)
+        errand = Errand(order, partial(_plan_with, job, here)) if order else None
+        outcome = supervise.run(planner, environ=os.environ, console=console, errand=errand)
         # What the job's author named as secret is no variable of ours, but the ranks knew it.
         hidden = scrub(outcome.failure, job.hyperparameters.texts) if outcome.failure else None
         return replace(outcome, failure=hidden)
     finally:
         if job.host_rank == 0:  # the one that writes the model; in the SDK's local mode all hosts share the folder
             _sweep(paths.model)
+
+
+def _plan_with(job: Job, here: Machine, ready: Prepared) -> Planner:
+    """How to plan when the code lies there, with all that it requires."""
+    job = replace(job, unpacked=ready.folder)
+    entry = script.look(script.locate(job))
+    return partial(launch.make, job, machine=here, script=entry, environ=os.environ, code=ready)
 
 
 def _set_aside(paths: Paths) -> None:

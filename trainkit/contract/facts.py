@@ -82,7 +82,7 @@ class Facts:
 
     @property
     def module_name(self) -> str:
-        return self.job.settings.script.removesuffix(".py")
+        return self.job.settings.script.removeprefix("-m ").strip().removesuffix(".py")
 
     @property
     def log_level(self) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainkit.contract import channels, cluster, dialect, document, drivers, hyperparameters, settings
+from trainkit.contract import channels, cluster, dialect, document, drivers, hyperparameters, settings, source
 from trainkit.contract.channels import Channel
 from trainkit.contract.cluster import Cluster
 from trainkit.contract.hyperparameters import Hyperparameters
@@ -38,6 +38,8 @@ class Job:
     """resourceconfig.json and inputdataconfig.json as they were, unknown keys and all."""
     notes: tuple[str, ...] = ()
     """What the job's author should know about how the job was understood."""
+    unpacked: Path | None = None
+    """Where the code lies, where it had to be fetched or unpacked, and was."""
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -50,10 +52,21 @@ class Job:
 
     @property
     def source(self) -> Path:
-        """The folder the script lies in: the one asked for, else the channel `code`, else /opt/ml/code."""
-        if self.settings.source:
-            return Path(self.settings.source).absolute()
-        return next((channel.path for channel in self.channels if channel.name == "code"), self.paths.code)
+        """The folder the script lies in: the one asked for, else the channel `code`, else /opt/ml/code.
+
+        Of what is still to be fetched or unpacked, where it will lie.
+        """
+        asked = self.settings.source
+        if self.unpacked:
+            return self.unpacked
+        if asked and (source.is_url(asked) or source.is_archive(asked)):
+            return self.paths.code
+        return Path(asked).absolute() if asked else (self.code_channel or self.paths.code)
+
+    @property
+    def code_channel(self) -> Path | None:
+        """Where the channel `code` lies, if there is one."""
+        return next((channel.path for channel in self.channels if channel.name == "code"), None)
 
     @property
     def dialect(self) -> str:

@@ -30,6 +30,9 @@ class Settings:
 
     script: str = "train.py"
     source: str | None = None
+    command: str | None = None
+    requirements: str | None = None
+    allow_replace: tuple[str, ...] = ()
     dialect: str | None = None
     procs: int | None = None
     engine: str = "fork" if sys.platform == "linux" else "spawn"
@@ -56,6 +59,8 @@ class Setting:
     meaning: str
     environment: str | None = None
     hyperparameter: str | None = None
+    job_first: bool = False
+    """Whether AWS's hyperparameter comes before AWS's variable: images bake the variable in, and jobs mean theirs."""
 
     @property
     def flag(self) -> str:
@@ -106,6 +111,10 @@ def _text(text: str) -> str:
     return text
 
 
+def _perhaps(text: str) -> str:
+    return _text(text) if text.strip() else ""
+
+
 def _unquoted(text: str) -> str:
     """SDK v2 writes every hyperparameter as JSON, so that the word fork arrives as "fork"."""
     return str(json.loads(text)) if text.startswith('"') else text
@@ -113,19 +122,34 @@ def _unquoted(text: str) -> str:
 
 TABLE = (
     Setting(
-        "script", _text, "a path", "the script to run: a .py file, or any executable; relative to the source folder",
+        "script", _text, "a path, or -m package.module",
+        "the script to run: a .py file, any executable, or a module; relative to the source folder",
         environment="SAGEMAKER_PROGRAM", hyperparameter="sagemaker_program",
     ),
     Setting(
-        "source", _text, "a directory",
-        "the folder the script lies in; by default the channel `code` where there is one, else /opt/ml/code",
+        "source", _text, "a directory, a tarball, or a URL of either",
+        "where the code is (docs/code.md); by default the channel `code` where there is one, else /opt/ml/code",
+        environment="SAGEMAKER_SUBMIT_DIRECTORY", hyperparameter="sagemaker_submit_directory", job_first=True,
+    ),
+    Setting(
+        "command", _text, "a line for bash",
+        "what runs in the script's place, once per host; the hyperparameters are its \"$@\"",
+    ),
+    Setting(
+        "requirements", _perhaps, "a path; empty for none",
+        "what is installed before the script starts, in the source; by default its requirements.txt; empty: nothing",
+    ),
+    Setting(
+        "allow_replace", _names, "package names: a,b",
+        "packages of the image that requirements may replace: torch and its family, numpy by another major version",
     ),
     Setting(
         "dialect", _choice(*DIALECTS), f"one of {', '.join(DIALECTS)}",
         "how argv and SM_* are spelled (docs/contract.md); by default as the client that sent the job would have it",
     ),
     Setting(
-        "procs", _whole(1, 1024), "a number from 1 to 1024", "ranks on this host; by default its GPUs, else 1",
+        "procs", _whole(1, 1024), "a number from 1 to 1024",
+        "ranks on this host; by default its GPUs, else 1; 1 for a .sh or a command",
         hyperparameter="sagemaker_mpi_num_of_processes_per_host",
     ),
     Setting("engine", _choice(*ENGINES), f"one of {', '.join(ENGINES)}", "how ranks are started (docs/decisions/0001)"),
@@ -235,6 +259,8 @@ def _spoken(
         ("hyperparameters.json", f"trainkit_{row.name}", hyperparameters.get(f"trainkit_{row.name}")),
         ("hyperparameters.json", row.hyperparameter, hyperparameters.get(row.hyperparameter or "")),
     ]
+    if row.job_first:
+        candidates.append(candidates.pop(2))
     return [(source, key, text) for source, key, text in candidates if key and text is not None]
 
 

@@ -113,10 +113,9 @@ class Generation:
 
 def carry_out(orders: Iterable[Signal], plan: LaunchPlan) -> None:
     """Send the signals that a course wants sent."""
-    shell = plan.processes is not None and plan.processes.is_shell
     for order in orders:
         for pid in order.pids:
-            if (shell or order.number == signal.SIGKILL) and not plan.keeps_terminal:
+            if (plan.is_shell or order.number == signal.SIGKILL) and not plan.keeps_terminal:
                 kill_group(pid, order.number)
             else:
                 send(pid, order.number)

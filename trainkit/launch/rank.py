@@ -1,6 +1,7 @@
 """Inside a rank: run the user's script as `python script.py` would, and leave a record of how it failed.
 
     python trainkit/launch/rank.py SCRIPT ARGUMENT...
+    python trainkit/launch/rank.py -m MODULE ARGUMENT...
 
 What differs from plain Python is only the record (see contract.outcome), written before the exception goes on its
 way, so that exit code, traceback, excepthooks and atexit are the script's own. Imports are few: every rank pays them.
@@ -19,36 +20,48 @@ from contextlib import suppress
 _RUN_DIR = "TRAINKIT_RUN_DIR"
 _SHOW = 63  # as launch.stacks has it
 _kept: list[object] = []  # a file that nobody holds would be closed
+_own = ""
+"""The folder of the script's own files; of a plain script, the one it lies in."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    script, *arguments = sys.argv[1:] if argv is None else argv
+    entry = sys.argv[1:] if argv is None else argv
     forget_own_folder()
     _join_pipe()
     generation = os.path.basename(os.environ.get(_RUN_DIR, ""))  # noqa: PTH119
     if generation.isdecimal():
         os.environ["TORCHELASTIC_RESTART_COUNT"] = generation  # torchrun's agent counts its own restarts only
-    run(script, arguments)
+    run_entry(entry)
 
 
-def run(script: str, arguments: Sequence[str]) -> None:
-    """Execute `script` as `__main__`. Raises what it raises, SystemExit included."""
+def run_entry(entry: Sequence[str]) -> None:
+    """Execute `SCRIPT ARGUMENT...` or `-m MODULE ARGUMENT...` as `__main__`. Raises what it raises, SystemExit too."""
+    is_module = entry[0] == "-m"
+    script, *arguments = entry[is_module:]
+    run(script, arguments, is_module=is_module)
+
+
+def run(script: str, arguments: Sequence[str], *, is_module: bool = False) -> None:
+    """The same, for a script and its arguments."""
     if not faulthandler.is_enabled():
         faulthandler.enable()  # a crash in native code shows the Python frames
     _show_stacks_when_asked()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a killed rank keeps its last lines
     atexit.register(_let_gloo_settle)  # the first to be registered is the last to run
-    sys.argv = [script, *arguments]
+    sys.argv = ["-m" if is_module else script, *arguments]
     if not sys.flags.safe_path:
-        sys.path.insert(0, _home(script))
+        sys.path.insert(0, os.getcwd() if is_module else _home(script))  # noqa: PTH109
     module = types.ModuleType("__main__")
-    module.__file__ = script
     # Pickle and multiprocessing find the script's classes and file here.
     sys.modules["__main__"] = module
     try:
-        with open(script, "rb") as source:  # noqa: PTH123
-            code = compile(source.read(), script, "exec", dont_inherit=True)  # our __future__ is not the script's
+        if is_module:
+            code = _module_code(script, module)
+        else:
+            module.__file__ = script
+            with open(script, "rb") as source:  # noqa: PTH123
+                code = compile(source.read(), script, "exec", dont_inherit=True)  # our __future__ is not the script's
         exec(code, module.__dict__)
     except SystemExit as error:
         error.__traceback__ = _from_script(error)
@@ -64,6 +77,32 @@ def run(script: str, arguments: Sequence[str]) -> None:
             sys.stdout.flush()
         sys.excepthook(type(error), error, error.__traceback__)
         sys.exit(1)
+
+
+def _module_code(name: str, module: types.ModuleType) -> types.CodeType:
+    """What `python -m name` runs, with what its `__main__` holds beside it. Raises ImportError where there is none."""
+    import importlib.util
+
+    global _own
+    spec = importlib.util.find_spec(name)
+    if spec is not None and spec.submodule_search_locations is not None:
+        name = f"{name}.__main__"
+        spec = importlib.util.find_spec(name)
+    get_code = getattr(spec.loader, "get_code", None) if spec else None
+    code = get_code(name) if get_code else None
+    if spec is None or code is None or spec.origin is None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    sys.argv[0] = spec.origin
+    _own = spec.origin
+    for _ in name.split("."):
+        _own = _home(_own)
+    if not spec.origin.startswith(f"{sys.path[0]}/") or "site-packages" in spec.origin[len(sys.path[0]) :]:
+        _own = f"{_own}/{name.partition('.')[0]}"  # installed among others, which are not the script's own
+    module.__dict__.update(
+        __file__=spec.origin, __spec__=spec, __loader__=spec.loader, __package__=spec.parent, __cached__=spec.cached
+    )
+    found: types.CodeType = code
+    return found
 
 
 def _show_stacks_when_asked() -> None:
@@ -122,14 +161,15 @@ def forget_own_folder() -> None:
 def _from_script(error: BaseException) -> types.TracebackType | None:
     """The traceback as Python would show it: from the script's first frame on."""
     trace = error.__traceback__
-    while trace and trace.tb_frame.f_code.co_filename == __file__:
+    # `python -m` shows no frames of the search for the module either.
+    while trace and trace.tb_frame.f_code.co_filename in (__file__, "<frozen importlib.util>"):
         trace = trace.tb_next
     return trace
 
 
 def _record(error: BaseException) -> None:
     """Write the record where the supervisor looks for it, and where torchrun does, if that is elsewhere."""
-    home = _home(sys.argv[0])
+    home = _own or _home(sys.argv[0])
     # The script may have put a json.py of its own in the library's place.
     own = {name: module for name, module in sys.modules.items() if _stands_in(module, name, home=home)}
     path, sys.path = sys.path, [folder for folder in sys.path if folder != home]
@@ -199,7 +239,7 @@ def _own_frame(error: BaseException, *, home: str) -> str:
     trace = error.__traceback__
     while trace:
         code = trace.tb_frame.f_code
-        if code.co_filename.startswith(f"{home}/") and "site-packages" not in code.co_filename:
+        if code.co_filename.startswith(f"{home}/") and "site-packages" not in code.co_filename[len(home) :]:
             own = f"{os.path.relpath(code.co_filename, home)}:{trace.tb_lineno} in {code.co_name}"
         trace = trace.tb_next
     return own

@@ -19,7 +19,6 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from trainkit.contract import writers
 from trainkit.contract.environ import CLUSTER_KEY, RUN_DIR
@@ -29,6 +28,7 @@ from trainkit.errors import PeerLost, TrainkitError
 from trainkit.launch import limits, preflight, words
 from trainkit.launch.course import SIBLING_GRACE, Course, Signal
 from trainkit.launch.engines import Engine, Setting, engine_for
+from trainkit.launch.errand import Errand, Planner, Running
 from trainkit.launch.generation import Generation, carry_out
 from trainkit.launch.loop import Loop
 from trainkit.launch.output import Console
@@ -38,7 +38,7 @@ from trainkit.launch.processes import FORWARDED, become_reaper, children, kill_d
 from trainkit.launch.relay import Relay
 from trainkit.launch.restarts import RESTART_GRACE, Restarts
 from trainkit.launch.stalls import Stalls
-from trainkit.launch.waiting import wait
+from trainkit.launch.waiting import busy, linger, wait
 from trainkit.launch.watch import Report
 from trainkit.plan.launch import LaunchPlan, Meeting
 from trainkit.plan.world import World
@@ -47,14 +47,8 @@ WRITERS_GRACE = 20.0
 """Seconds for a checkpoint that is being written when the ranks are gone."""
 
 
-class Planner(Protocol):
-    """Plans this host's part, anew whenever more is known: first without a `meeting`, then for each one."""
-
-    def __call__(self, *, meeting: Meeting | None = None, at_terminal: bool = False) -> LaunchPlan: ...
-
-
-def run(planner: Planner, *, environ: Mapping[str, str], console: Console) -> Outcome:
-    """Run the job's part on this host, from the first plan to the verdict.
+def run(planner: Planner, *, environ: Mapping[str, str], console: Console, errand: Errand | None = None) -> Outcome:
+    """Run the job's part on this host, from the first plan to the verdict, after the `errand` if there is one.
 
     Raises TrainkitError where the ranks could not be started. Whatever happens, no process of the job is left.
     """
@@ -64,7 +58,8 @@ def run(planner: Planner, *, environ: Mapping[str, str], console: Console) -> Ou
     run_dir = _make_run_dir(plan.host, environ)
     try:
         with limits.told(plan.host):
-            outcome = _Supervisor(plan, planner, environ=environ, console=console, run_dir=run_dir).run()
+            own = _Supervisor(plan, planner, environ=environ, console=console, run_dir=run_dir, errand=errand)
+            outcome = own.run()
         words.report(outcome, speaker=plan.host, console=console)
         return outcome
     finally:
@@ -81,8 +76,9 @@ def _make_run_dir(host: str, environ: Mapping[str, str]) -> Path:
 
 class _Supervisor:
     def __init__(
-        self, plan: LaunchPlan, planner: Planner, *, environ: Mapping[str, str], console: Console, run_dir: Path
-    ) -> None:
+        self, plan: LaunchPlan, planner: Planner, *, environ: Mapping[str, str], console: Console, run_dir: Path,
+        errand: Errand | None,
+    ) -> None:  # fmt: skip
         self._plan = plan
         self._planner = planner
         self._key = key_for(environ, job=plan.job.name, hosts=plan.world.hosts) if len(plan.world.hosts) > 1 else b""
@@ -101,8 +97,10 @@ class _Supervisor:
         self._stopped_by_others = False
         self._impatient = False
         self._strangers = frozenset(children())  # a sidecar, where an entrypoint has become `train` by exec
-        setting = Setting(environ=environ, run_dir=run_dir, relay=self._relay, loop=self._loop, say=self._say)
-        self._engine: Engine = engine_for(plan.engine, setting)
+        self._errand = errand
+        self._running_errand: Running | None = None
+        self._setting = Setting(environ=environ, run_dir=run_dir, relay=self._relay, loop=self._loop, say=self._say)
+        self._engine: Engine = engine_for(plan.engine, self._setting)
         self._stalls = Stalls(plan, say=self._say, act=self._end_stalled)
 
     def run(self) -> Outcome:
@@ -127,7 +125,7 @@ class _Supervisor:
         """This host's own part in one generation, to its own end. Without a `meeting`, the hosts have yet to meet."""
         try:
             with limits.told(self._plan.host):
-                if meeting is None:
+                if meeting is None and self._made_ready():
                     self._engine.prepare(self._plan, self._engine_ready)
                     meeting = self._meet()
                 if meeting and self._course.stop_signal is None and not self._course.others_failed:
@@ -228,14 +226,57 @@ class _Supervisor:
         )  # fmt: skip
         return (Hub if self._plan.leads else Spoke)(self._loop, self._plan, ears, key=self._key)
 
+    def _called_off(self) -> bool:
+        return self._course.stop_signal is not None or self._course.others_failed
+
+    def _made_ready(self) -> bool:
+        """Carry out the errand, if there is one, and plan with what it brought. False if told to stop or end before.
+
+        Raises TrainkitError where the code cannot be made ready, when the other hosts are there to hear it.
+        """
+        errand, link, relay = self._errand, self._link, self._relay
+        if errand is None:
+            return True
+        if isinstance(link, Spoke):
+            link.prepare()
+        output = relay.pipe("") if relay else None
+        try:
+            running = Running(errand.order, environ=self._environ, run_dir=self._run_dir, output=output)
+        except OSError as error:
+            raise limits.cannot_write(self._plan.host, self._run_dir, error) from None
+        finally:
+            if output is not None:
+                os.close(output)
+        self._running_errand = running
+        if not busy(loop=self._loop, link=link, done=lambda: running.done, called_off=self._called_off):
+            running.cancel()
+            deadline = time.monotonic() + SIBLING_GRACE
+            while not (running.done or self._impatient) and time.monotonic() < deadline:
+                self._loop.turn(until=deadline)
+            return False
+        if relay:
+            relay.end("")
+        try:
+            self._planner = errand.then(running.prepared())
+            self._plan = self._planner(at_terminal=self._plan.keeps_terminal)
+        except TrainkitError:
+            if link:
+                linger(loop=self._loop, link=link, called_off=self._called_off)
+            raise
+        self._engine = engine_for(self._plan.engine, self._setting)
+        if isinstance(link, Spoke):
+            link.prepared()
+        return True
+
     def _meet(self) -> Meeting | None:
         """Where ranks meet, once every host is here. None if told to stop or end before."""
-        link, course = self._link, self._course
-
-        def called_off() -> bool:
-            return course.stop_signal is not None or course.others_failed
-
-        if not wait(self._plan, loop=self._loop, link=link, ready=lambda: self._ready, called_off=called_off):
+        link = self._link
+        patient = self._errand is not None or isinstance(link, Hub)  # the first host knows who is busy
+        ready = wait(
+            self._plan, loop=self._loop, link=link, ready=lambda: self._ready, called_off=self._called_off,
+            patient=patient,
+        )  # fmt: skip
+        if not ready:
             return None
         if isinstance(link, Spoke):
             return link.meeting
@@ -264,7 +305,7 @@ class _Supervisor:
 
     def _wait_behind_shell(self) -> None:
         """A shell that was told to end is gone at once, while what it ran in its session still heeds the signal."""
-        shell = self._plan.processes and self._plan.processes.is_shell
+        shell = self._plan.is_shell
         known = self._strangers | self._engine.helpers
         while shell and self._course.deadline and not self._impatient and {*children()} - known:
             now = time.monotonic()
@@ -378,6 +419,8 @@ class _Supervisor:
 
     def _reap(self) -> None:
         for ended in reap():
+            if self._running_errand and self._running_errand.reap(ended):
+                continue
             ours = self._ranks is not None and self._ranks.reap(ended)  # else the template, the store, or an orphan
             if ours and self._link and self._course.has_failed:
                 self._link.failed()

@@ -54,7 +54,7 @@ def main() -> None:
         _host_store(control, port=task["port"])
     control.close()
     if task:
-        rank.run(task["script"], task["args"])
+        rank.run_entry([*task["entry"], *task["args"]])
 
 
 def _import(modules: Sequence[str]) -> str | None:

@@ -11,7 +11,7 @@ def announcement(plan: LaunchPlan) -> str:
     """What is about to run, now that it is known who takes part."""
     world = plan.world
     shape = f"{_count(world.size, 'rank')} on {_count(len(world.hosts), 'host')}"
-    lines = [f"{plan.script.path.name} as {shape}, {plan.engine} engine"]
+    lines = [f"{plan.script.label} as {shape}, {plan.engine} engine"]
     if plan.processes:
         lines = [f"{plan.processes.label} on {_count(len(world.hosts), 'host')}"]
     if plan.defaults:

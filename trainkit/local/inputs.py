@@ -92,18 +92,18 @@ def fetch(found: Found, *, into: Path) -> Found:
         return found
     folder = into / found.source.name
     folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(found.base, str) and found.base.endswith("/"):
+    far = [item for item in found.items if isinstance(item.place, str)]
+    if isinstance(found.base, str):
         from trainkit.storage import files
 
         files.download(found.base, folder)  # several at once
-        return replace(found, items=tuple(Item(item.name, folder / item.name) for item in found.items), base=folder)
-    here = []
-    for item in found.items:
-        path = item.place
-        if isinstance(path, str):
-            path = folder / item.name
-            write_whole(path, b"".join(objects.pieces(item.place)))
-        here.append(Item(item.name, path))
+    else:
+        for item in far:
+            objects.put(item.place, folder / item.name)
+    if found.source.mode == "FastFile":
+        for item in far:
+            (folder / item.name).chmod(0o444)
+    here = [Item(item.name, folder / item.name) if isinstance(item.place, str) else item for item in found.items]
     return replace(found, items=tuple(here), base=folder)
 
 

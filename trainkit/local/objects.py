@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from trainkit.local import stage
+from trainkit.storage.commit import committed
 
 Place = Path | str
 """A file here, or a URL."""
@@ -41,16 +43,16 @@ def pieces(target: Place) -> Iterator[bytes]:
         yield files.get_range(target, start, min(_PIECE, size - start))
 
 
-def put(path: Path, target: Place) -> None:
-    """Copy the file `path` to `target`, whole or not at all. Raises OSError, StorageError."""
-    if isinstance(target, Path):
-        import shutil
+def put(source: Place, target: Place) -> None:
+    """Copy the object `source` to `target`, whole or not at all. Raises OSError, StorageError."""
+    if isinstance(target, str):
+        from trainkit.storage import files
 
-        from trainkit.storage.commit import committed
-
-        with committed(target) as scratch:
-            shutil.copyfile(path, scratch)
+        files.put_stream(target, pieces(source), replace=True)
         return
-    from trainkit.storage import files
-
-    files.put_stream(target, pieces(path), replace=True)
+    with committed(target) as scratch:
+        if isinstance(source, Path):
+            shutil.copyfile(source, scratch)  # by the kernel
+        else:
+            with scratch.open("xb") as out:
+                out.writelines(pieces(source))

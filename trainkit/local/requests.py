@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,10 @@ class Loaded:
     request: Mapping[str, Any]
     file: Path
 
+    def named(self, default: str) -> Loaded:
+        """The same with a name, which the requests of a pipeline's steps do not have."""
+        return replace(self, request={_NAMED[self.operation]: default, **self.request})
+
 
 def load(file: Path) -> Loaded:
     """Read it. Raises UsageError where there is none that runs here."""
@@ -48,7 +52,7 @@ def load(file: Path) -> Loaded:
     if said is not None and said not in _NAMED:
         raise UsageError(f"{file} is a request for {said}: here run {', '.join(_NAMED)}")
     if isinstance(request.get("Steps"), list):
-        raise UsageError(f"{file} is a pipeline: run one of its steps, whose Arguments are a request without a name")
+        raise UsageError(f"{file} is a pipeline: write the Arguments of one of its steps into a file, and run that")
     for names in (_NAMED, _NAMELESS):
         for operation, name in names.items():
             if said == operation or (said is None and name in request):

@@ -141,6 +141,7 @@ class _Attempts:
         self._faults = options.faults
         self._began = time.monotonic()
         self._trained = 0.0  # seconds
+        self._attempts = 0  # that are over
         self._lost: list[str] = []
         self.trouble: OSError | StorageError | None = None
         """What kept the checkpoints from being copied in the end."""
@@ -162,8 +163,15 @@ class _Attempts:
                 restarts -= 1
                 self._status.enter("Restarting")
             self._console.say("local", f"{' and '.join(self._lost)} was lost: the job starts again")
-            claim.remove(self._places.output / "hosts")
+            self._clear()
             chosen, _ = isolation.choose(_isolation(self._job, self._options))
+
+    def _clear(self) -> None:
+        """New hosts begin with nothing; the logs of the old ones are kept under other names."""
+        claim.remove(self._places.output / "hosts")
+        self._attempts += 1
+        for log in sorted((self._places.output / "logs").glob("algo-*[0-9].log")):
+            log.rename(log.with_name(f"attempt-{self._attempts}-{log.name}"))
 
     def _attempt(self, found: Sequence[Found], chosen: Isolation, stack: contextlib.ExitStack) -> Ended:
         job, output = self._job, self._places.output

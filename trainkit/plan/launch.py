@@ -13,6 +13,7 @@ from trainkit.contract.job import Job
 from trainkit.contract.settings import for_ranks, strange
 from trainkit.errors import TrainkitError
 from trainkit.plan import network
+from trainkit.plan.code import Prepared
 from trainkit.plan.machine import Machine
 from trainkit.plan.network import Default
 from trainkit.plan.script import Script
@@ -102,12 +103,25 @@ class LaunchPlan:
             raise self.processes.problem
         if self.processes:
             return self.processes.argv
-        path = str(self.script.path)
+        if self.script.command:
+            # The line is the user's own; what comes from hyperparameters stays apart from it, as bash's "$@".
+            return ("bash", "-c", self.script.command, "train", *self.args)
         if self.script.is_python:
-            return (sys.executable, str(BOOTSTRAP / "rank.py"), path, *self.args)
+            return (sys.executable, str(BOOTSTRAP / "rank.py"), *self.entry, *self.args)
+        path = str(self.script.path)
         # S3 keeps no file modes, so a shell script that came by channel is not executable.
         shell = ("bash",) if self.script.path.suffix == ".sh" and not self.script.executable else ()
         return (*shell, path, *self.args)
+
+    @property
+    def entry(self) -> tuple[str, ...]:
+        """What our bootstrap is told to run."""
+        return ("-m", self.script.module) if self.script.module else (str(self.script.path),)
+
+    @property
+    def is_shell(self) -> bool:
+        """Whether what is started is a shell, so that all of its session gets the signals."""
+        return self.processes.is_shell if self.processes else self.script.is_shell
 
     def rank_environment(self, rank: int, *, run_dir: Path) -> dict[str, str]:
         """What torchrun would give this rank, and where it leaves its record."""
@@ -148,8 +162,12 @@ class LaunchPlan:
 
 
 def procs(job: Job, machine: Machine) -> int:
-    """Ranks of this host: asked for, else one per GPU, else one."""
-    return job.settings.procs or machine.gpus or 1
+    """Ranks of this host: asked for; else one per GPU; else one.
+
+    What a shell runs is started once, as AWS's own tools do: it usually starts the processes itself.
+    """
+    starts_its_own = job.settings.command or job.settings.script.endswith(".sh")
+    return job.settings.procs or (not starts_its_own and machine.gpus) or 1
 
 
 def expected(job: Job, machine: Machine) -> Meeting:
@@ -165,8 +183,9 @@ def make(
     environ: Mapping[str, str],
     meeting: Meeting | None = None,
     at_terminal: bool = False,
+    code: Prepared | None = None,
 ) -> LaunchPlan:
-    """Decide everything; touch nothing. Without a `meeting`, the one to expect.
+    """Decide everything; touch nothing. Without a `meeting`, the one to expect. `code` is what was installed for it.
 
     `at_terminal` says that a person sits in front of `train`; one rank alone then keeps the terminal.
     """
@@ -193,17 +212,24 @@ def make(
         engine_reason=reason,
         preload=preload,
         args=arguments(job),
-        environment={**contract, **{default.name: default.value for default in defaults}},
+        environment={
+            **contract,
+            **{default.name: default.value for default in defaults},
+            **(code.environment(environ) if code else {}),
+        },
         defaults=tuple(defaults),
         keeps_terminal=keeps_terminal,
-        warnings=(*job.notes, *strange(environ), *name_warnings, *network_warnings, *_gpu_warnings(machine, here)),
-    )
+        warnings=(
+            *job.notes, *strange(environ), *name_warnings, *network_warnings,
+            *(_gpu_warnings(machine, here) if script.is_python else ()),
+        ),
+    )  # fmt: skip
 
 
 def _engine(job: Job, script: Script, *, ranks: int, keeps_terminal: bool) -> tuple[str, str, tuple[str, ...]]:
     asked = job.settings.engine
     if not script.is_python:
-        return "spawn", f"{script.path.name} is no Python script", ()
+        return "spawn", f"{script.label} is no Python script", ()
     if keeps_terminal:
         return "spawn", "one rank alone keeps the terminal: breakpoint() works", ()
     if asked != "fork":

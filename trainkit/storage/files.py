@@ -14,7 +14,7 @@ what the service answered, and what to do. URLs are taken literally: `%20` in a 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from trainkit.storage.store import Data, Entry, ObjectExists, ObjectMissing, Sto
 
 __all__ = [
     "Entry", "ObjectExists", "ObjectMissing",
-    "abandon", "delete", "download", "get", "get_range", "head", "list", "put_new", "put_stream", "unfinished",
+    "abandon", "delete", "download", "get", "get_range", "head", "list", "put_new", "put_stream", "read",
+    "unfinished",
 ]  # fmt: skip
 
 URL = str | os.PathLike[str]
@@ -35,6 +36,12 @@ def get(url: URL) -> bytes:
     """The whole object. Raises ObjectMissing where there is none."""
     url = os.fspath(url)
     return b"".join(_store(url).read(url))
+
+
+def read(url: URL) -> Iterator[bytes]:
+    """The whole object in pieces, all of one version. Raises ObjectMissing where there is none."""
+    url = os.fspath(url)
+    return _store(url).read(url)
 
 
 def get_range(url: URL, start: int, length: int) -> bytes:

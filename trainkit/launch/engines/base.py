@@ -92,7 +92,7 @@ def execute(command: tuple[str, ...], environ: Mapping[str, str], plan: LaunchPl
     try:
         return spawn(command, environ=environ, cwd=plan.script.folder, output=output)
     except OSError as error:
-        what = f"cannot start {plan.script.path}: {error.strerror} ({error.filename or 'fork'})"
+        what = f"cannot start {plan.script.command or plan.script.path}: {error.strerror} ({error.filename or 'fork'})"
         if error.errno not in (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR):
             raise TrainkitError(f"{what}. {remedy(error) or 'Look at the limits of this host: ulimit -a'}") from None
         raise ScriptMissing(

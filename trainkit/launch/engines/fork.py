@@ -86,7 +86,7 @@ class Fork(Spawn):
     def _start_rank(self, plan: LaunchPlan, rank: int, output: int | None) -> int:
         request = {
             "role": "rank",
-            "script": str(plan.script.path),
+            "entry": plan.entry,
             "args": plan.args,
             "environ": {**plan.environment, **plan.rank_environment(rank, run_dir=self._setting.folder(plan))},
             "cwd": str(plan.script.folder),

@@ -35,7 +35,7 @@ class Torchrun:
             *(f"--nnodes={len(world.hosts)}", f"--nproc-per-node={len(plan.ranks)}"),
             *(f"--node-rank={world.hosts.index(plan.host)}", "--max-restarts=0"),
             *(f"--master-addr={plan.master}", f"--master-port={plan.meeting.port}"),
-            *(str(BOOTSTRAP / "rank.py"), str(plan.script.path), *plan.args),
+            *(str(BOOTSTRAP / "rank.py"), *plan.entry, *plan.args),
         )
         environ = {**self._setting.environ, **plan.environment, RUN_DIR: str(run_dir)}
         if relay:

@@ -40,6 +40,8 @@ class Guest(NamedTuple):
     clock_ahead: float
     """How far its clock is ahead of ours, seconds."""
     wire: Wire
+    prepared: bool = True
+    """Whether it is ready to start, rather than busy with its code."""
     traits: Traits = UNTOLD
 
 
@@ -171,7 +173,8 @@ class Door:
         else:
             del self._strangers[wire]
             ahead = now - time.time() if isinstance(now, int | float) else 0.0
-            self._admit(Guest(host, procs, ahead, wire, _plain(message.get("traits"))))
+            prepared = message.get("prepared") is not False
+            self._admit(Guest(host, procs, ahead, wire, prepared, _plain(message.get("traits"))))
             wire.send({"beat": True})
 
     def _unexpected(self, host: object) -> str:

@@ -30,6 +30,7 @@ class Hub(Listening):
         super().__init__(plan, ears)
         self._hosts = plan.world.hosts
         self._waiting_for = set(self._hosts) - {plan.host}
+        self._unprepared: set[str] = set()  # they are here, and still busy with their code
         self._procs = {plan.host: len(plan.ranks)}
         self._wires: dict[str, Wire] = {}
         self._clocks: dict[str, float] = {}  # how far each host's clock is ahead of ours, seconds
@@ -44,6 +45,11 @@ class Hub(Listening):
 
     @property
     def complete(self) -> bool:
+        return not self._waiting_for and not self._unprepared
+
+    @property
+    def met(self) -> bool:
+        """Whether every host has come, ready or not."""
         return not self._waiting_for
 
     def missing(self) -> str:
@@ -169,6 +175,7 @@ class Hub(Listening):
         if not self._started and not self.ending:
             del self._wires[host]  # it came and went: it may come again
             self._waiting_for.add(host)
+            self._unprepared.discard(host)
             return
         self._ears.say(f"lost {host}: {why}")
         self._ended(HostEnd.lost(host, why, at=time.time() - silent_for))
@@ -177,6 +184,8 @@ class Hub(Listening):
         host, wire = guest.host, guest.wire
         self._waiting_for.discard(host)
         self._procs[host] = guest.procs
+        if not guest.prepared:
+            self._unprepared.add(host)
         self._clocks[host] = guest.clock_ahead
         self._traits[host] = guest.traits
         self._wires[host] = wire
@@ -202,6 +211,8 @@ class Hub(Listening):
             return partial(self._ears.reported, host, Report.of(message["beat"]))
         if "generation" in message and message["generation"] != self.generation:
             return nothing  # its ranks of then have ended
+        if "prepared" in message:
+            return partial(self._unprepared.discard, host)
         if "failed" in message:
             return self._end
         if "passed" in message:

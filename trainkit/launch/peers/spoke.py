@@ -48,6 +48,21 @@ class Spoke(Listening):
         self._problem = "not tried yet"
         self._own_end: HostEnd | None = None
         self._lost: HostEnd | None = None
+        self._prepared = True
+
+    @property
+    def met(self) -> bool:
+        """Whether the first host has been reached."""
+        return self.connected
+
+    def prepare(self) -> None:
+        """This host is busy with its code: the others are not to start without it."""
+        self._prepared = False
+
+    def prepared(self) -> None:
+        """That is done."""
+        self._prepared = True  # where we are not connected yet, the greeting says so
+        self._send({"prepared": True})
 
     @property
     def next_try(self) -> float | None:
@@ -206,8 +221,8 @@ class Spoke(Listening):
         if isinstance(theirs, str) and self._nonce:
             seal = Seal(self._key, *facts(self._plan, self._plan.host, self._nonce, theirs), first=False)
             self._nonce = ""
-            who = {"procs": len(self._plan.ranks), "now": time.time(), "traits": dict(self._ears.traits)}
-            self._wire.seal_with(seal, who)
+            here = {"procs": len(self._plan.ranks), "now": time.time(), "prepared": self._prepared}
+            self._wire.seal_with(seal, here | {"traits": dict(self._ears.traits)})
 
     def _heard(self, message: dict[str, Any]) -> None:
         if not self.connected:
