@@ -1,7 +1,9 @@
 #!/bin/sh
 # Make the peers' environments under .venvs/ (ignored by git), each apart from trainkit's own and from each other.
 #
-#     sh benchmarks/peers/install.sh [PYTHON]
+#     sh benchmarks/peers/install.sh [PYTHON [NAME...]]
+#
+# Without names, those that benchmarks compare with; sdk-v2-client and sdk-v3-client, AWS's SDKs whole, are for tests/interop.
 #
 # The toolkit is a source distribution with a C extension: it needs a C compiler. The CPU build of torch comes from
 # where pip is configured to look; elsewhere add PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
@@ -23,6 +25,11 @@ install() {
     fi
 }
 
+if [ $# -gt 1 ]; then
+    shift
+    for name in "$@"; do install "$name"; done
+    exit "$failed"
+fi
 install sdk-v3 --no-deps
 install toolkit
 install pytorch-toolkit

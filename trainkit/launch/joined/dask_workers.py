@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 
-from distributed import Client  # type: ignore[import-not-found]
+from distributed import Client
 
 
 async def _tell() -> None:

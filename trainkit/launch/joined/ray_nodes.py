@@ -7,7 +7,7 @@ import sys
 import time
 
 # The public ways are to become a driver, which takes seconds, or to have a dashboard.
-from ray._raylet import GcsClient  # type: ignore[import-not-found]
+from ray._raylet import GcsClient
 
 _ALIVE = 0  # of ray.core.generated.gcs_pb2.GcsNodeInfo
 
