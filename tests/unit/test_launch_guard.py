@@ -10,20 +10,36 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import environment, processes_mentioning
+from harness import DEADLINE, environment, processes_mentioning
 
+
+STARTER = """
+import os, sys
+from pathlib import Path
 from trainkit.launch import guard
+whole, *argv = sys.argv[1:]
+pid = guard.start(argv, environ=os.environ, cwd=Path("/"), output=1, whole_session=whole == "True")
+print(pid, file=sys.stderr, flush=True)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=sys.stderr, flush=True)
+"""
+
+
+def guarded(*argv: str, whole: bool = False) -> subprocess.Popen[bytes]:
+    """A supervisor that starts a command under a guard. Its stderr tells the guard's pid, then how that has ended.
+
+    A process of its own, as `train` is: the libraries that tests have loaded bear no fork whose descriptors are closed.
+    """
+    command = [sys.executable, "-c", STARTER, str(whole), *argv]
+    return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 @pytest.mark.parametrize(
     ("script", "status"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", -9), ("kill -TERM $$", -15), ("kill -2 $$", -2)]
 )
 def test_it_ends_as_the_command_ends(script: str, status: int) -> None:
-    with Path(os.devnull).open("w") as nothing:
-        argv = ("sh", "-c", script)
-        pid = guard.start(argv, environ=os.environ, cwd=Path("/"), output=nothing.fileno(), whole_session=False)
-
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == status
+    with guarded("sh", "-c", script) as supervisor:
+        _, told = supervisor.communicate(timeout=DEADLINE)
+    assert int(told.split()[1]) == status
 
 
 PAIR = """
@@ -42,21 +58,19 @@ os.wait()
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_signals_are_passed_on_to_the_command_or_to_all_of_its_session(whole: bool) -> None:
-    reader, writer = os.pipe()
-    argv = (sys.executable, "-S", "-c", PAIR, str(whole))
-    pid = guard.start(argv, environ=os.environ, cwd=Path("/"), output=writer, whole_session=whole)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        assert pipe.readline() == b"ready\n"
+    with guarded(sys.executable, "-S", "-c", PAIR, str(whole), whole=whole) as supervisor:
+        assert supervisor.stdout and supervisor.stderr
+        pid = int(supervisor.stderr.readline())
+        assert supervisor.stdout.readline() == b"ready\n"
         os.kill(pid, signal.SIGTERM)
-        said = set(pipe.read().split())
-    os.waitpid(pid, 0)
+        said = set(supervisor.stdout.read().split())
     assert said == ({b"command", b"child"} if whole else {b"command"})
 
 
 def test_what_cannot_be_executed_is_an_error_of_the_one_who_asked() -> None:
-    with pytest.raises(FileNotFoundError, match="nonesuch"):
-        guard.start(("nonesuch",), environ=os.environ, cwd=Path("/"), output=1, whole_session=False)
+    with guarded("nonesuch") as supervisor:
+        _, told = supervisor.communicate(timeout=DEADLINE)
+    assert told.rstrip().endswith(b"FileNotFoundError: [Errno 2] No such file or directory: 'nonesuch'"), told
 
 
 SUPERVISOR = """

@@ -98,7 +98,8 @@ def test_a_console_whose_reader_is_gone_is_no_reason_to_fail() -> None:
 def test_a_console_that_is_slow_gets_all_of_it() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    if os.fork() == 0:
+    child = os.fork()
+    if child == 0:
         os.close(writer)
         total = 0
         while data := os.read(reader, 4096):
@@ -107,4 +108,4 @@ def test_a_console_that_is_slow_gets_all_of_it() -> None:
     os.close(reader)
     Console(writer).write(b"x" * 1_000_000)
     os.close(writer)
-    assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
