@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from harness import DEADLINE, environment, processes_mentioning
 
-
 STARTER = """
 import os, sys
 from pathlib import Path
