@@ -82,7 +82,9 @@ class Killer:
         self.number += 1
         series = self.series
         keep = self.dice.choice((2, 3) if series.order else (1, 2, 3))
-        life = Life(self.number, series.ranks, self.start, (series.where,), self.log, last=keep)
+        life = Life(
+            self.number, series.ranks, self.start, (series.where,), self.log, last=keep, agent=bool(series.order)
+        )
         meeting, pids = started(life)
         copier = agent.started(Path(series.where), self._copy, series.order, self.dice) if series.order else None
         try:

@@ -71,6 +71,7 @@ class Life:
     log: Path
     last: int = 2
     every: int = 2
+    agent: bool = False
 
 
 class Meeting:
@@ -126,7 +127,8 @@ class Rank:
         self._plan = layout(life.ranks)
         self._client = Client(
             Assignment(
-                rank, "job", ("host",), (0,) * life.ranks, tuple(map(Place, life.places)), Schedule(every=life.every),
+                rank, "job", ("host",), (0,) * life.ranks,
+                tuple(Place(place, agent=life.agent) for place in life.places), Schedule(every=life.every),
                 Retention(last=life.last),
             )
         )  # fmt: skip

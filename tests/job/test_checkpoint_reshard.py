@@ -48,7 +48,7 @@ def test_ranks_read_what_they_need_of_a_large_checkpoint_and_little_more(tmp_pat
     plan = {
         "save": {"1": ["ddp"], "3": ["fsdp"], "4": ["tp"]},
         "restore": {"1": ["ddp"], "2": ["fsdp"], "4": ["fsdp", "tp"]},
-        "shape": {"width": 1001, "blocks": 20},
+        "shape": {"width": 1001, "blocks": 28},
     }
     seen = reshard(tmp_path, plan, deadline=900)
 

@@ -41,7 +41,7 @@ class Recording:
     def list(self) -> list[Found]:
         return [Found(directory, dict.fromkeys(names, 1)) for directory, names in self.files.items()]
 
-    def copied(self, directory: str) -> bool:
+    def copied(self, directory: str, *, agent: bool = False) -> bool:
         return True
 
     def begun(self) -> frozenset[str]:
@@ -240,3 +240,19 @@ def test_what_a_killed_writer_began_to_upload_is_freed_when_a_later_step_is_whol
     retirement.apply()
 
     assert files.unfinished(place) == (f"{place}/{running}/r00000.safetensors",)
+
+
+def test_until_the_platform_has_marked_a_new_one_what_came_from_its_bucket_stays(tmp_path: Path) -> None:
+    """Its agent may begin after our second save, and would then first see what we have deleted."""
+    dice = random.Random(2)
+    tier = LocalTier(tmp_path)
+    made(tmp_path, dice, step=1)
+    retirement = Retirement(tier, Retention(last=1), agent=True)
+    for step in (2, 3):
+        newer = made(tmp_path, dice, step=step)
+        retirement.committed(Committed(newer.manifest.directory, step))
+        retirement.apply()
+    assert [found.step for found in tier.list()] == [1, 3]
+    mark(newer.folder, UPLOADED)
+    retirement.apply()
+    assert [found.step for found in tier.list()] == [3]

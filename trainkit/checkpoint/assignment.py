@@ -11,10 +11,14 @@ from trainkit.checkpoint.schedule import Schedule
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A tier: a path or URL. `apart`: every host has its own there, needs copies in it, and sweeps it itself."""
+    """A tier: a path or URL. `apart`: every host has its own there, needs copies in it, and sweeps it itself.
+
+    `agent`: the platform's agent copies what is there to a bucket, and deletes there what is deleted.
+    """
 
     where: str
     apart: bool = False
+    agent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

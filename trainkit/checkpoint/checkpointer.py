@@ -48,6 +48,8 @@ class Setup:
     """Seconds from SIGTERM to SIGKILL."""
     coordinator: str = "127.0.0.1"
     """The address of rank 0's host."""
+    agent: bool = False
+    """Whether the platform's agent copies the folder to a bucket."""
 
 
 class Checkpointer:
@@ -184,7 +186,8 @@ class Checkpointer:
         """This rank's writer, which takes its time to start; and whether hosts have folders apart from each other."""
         world, setup = self._world, self._setup
         apart = "://" not in setup.places[0] and not world.local and not self._shared(Path(setup.places[0]))
-        places = tuple(Place(place, apart and at == 0) for at, place in enumerate(setup.places))
+        folder, *urls = setup.places
+        places = (Place(folder, apart=apart, agent=setup.agent), *map(Place, urls))
         client = Client(
             Assignment(
                 rank=world.rank, job=setup.job, hosts=world.hosts, host_of=world.host_of, places=places,

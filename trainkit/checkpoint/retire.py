@@ -12,12 +12,17 @@ from trainkit.errors import CheckpointError, StorageError
 
 
 class Retirement:
-    """One tier's. It looks there once; what is new after that is this job's own."""
+    """One tier's. It looks there once; what is new after that is this job's own.
 
-    def __init__(self, tier: Tier, retention: Retention) -> None:
+    `agent`: the platform copies what is there. It had what it found at the start; of the rest, what it has marked.
+    """
+
+    def __init__(self, tier: Tier, retention: Retention, *, agent: bool = False) -> None:
         """Raises StorageError."""
         self._tier = tier
         self._retention = retention
+        self._agent = agent
+        self._new: set[str] = set()
         listed = tier.list()
         found = [one for one in listed if not one.aside]
         self._aside = [one.directory for one in listed if one.aside]
@@ -30,6 +35,7 @@ class Retirement:
 
     def committed(self, checkpoint: Committed) -> None:
         """A new one is there."""
+        self._new.add(checkpoint.directory)
         self._whole.append(checkpoint)
         self._torsos = [torso for torso in self._torsos if torso.directory != checkpoint.directory]
 
@@ -40,7 +46,7 @@ class Retirement:
     def apply(self) -> tuple[list[str], int]:
         """Delete. Returns the directories that stay, and the newest one's step. Raises StorageError."""
         # An agent that is slow has not copied the newest ones yet: those that it has stay until then.
-        copied = [one for one in self._whole if self._tier.copied(one.directory)]
+        copied = [one for one in self._whole if self._copied(one.directory)]
         stay = retain.kept(self._whole, self._retention) | retain.kept(copied, self._retention)
         newest = max(one.step for one in self._whole)
         for one in [one for one in self._whole if one.directory not in stay]:
@@ -53,6 +59,9 @@ class Retirement:
                     self._tier.abandon(torso.directory)
                 self._torsos.remove(torso)
         return sorted([*(one.directory for one in self._whole), *self._aside]), newest
+
+    def _copied(self, directory: str) -> bool:
+        return self._tier.copied(directory, agent=self._agent and directory in self._new)
 
     def _metrics(self, directory: str) -> Mapping[str, float]:
         if self._retention.best:  # nobody else asks

@@ -76,8 +76,11 @@ class Tier(Protocol):
 
     def set_aside(self, directory: str, why: str) -> None: ...
 
-    def copied(self, directory: str) -> bool:
-        """Whether all of it is where the platform copies this place to; where it copies nothing, it is."""
+    def copied(self, directory: str, *, agent: bool = False) -> bool:
+        """Whether all of it is where the platform copies this place to; where it copies nothing, it is.
+
+        `agent`: it is known to copy, and this is to be copied; else that shows by its marks only.
+        """
 
     def delete_manifest(self, directory: str) -> bool:
         """The first step of a deletion. Returns False where the directory must not be touched now."""
@@ -154,12 +157,14 @@ class LocalTier:
         with told(str(path), "write it"):
             commit.write_whole(path, why)
 
-    def copied(self, directory: str) -> bool:
+    def copied(self, directory: str, *, agent: bool = False) -> bool:
         with told(str(self.root / directory), "look at it"):
             names = _sizes(self.root / directory, markers=True).keys()
             if any(name.endswith((UPLOADING, UPLOADED)) for name in names):
                 own = (name for name in names if not name.endswith((UPLOADING, UPLOADED)))
                 return all(name + UPLOADED in names for name in own)
+            if agent:
+                return False
             # Without a marker it is from before the agent began, and it was copied from the bucket; or it is too new.
             times = [_time(path) for path in self.root.glob("step-*/*") if path.name.endswith((UPLOADING, UPLOADED))]
             return not times or _time(self.root / directory / manifest.FILE) < min(times)
@@ -241,7 +246,7 @@ class UrlTier:
         with suppress(ObjectExists):
             files.put_new(self._of(directory, SET_ASIDE), why.encode())
 
-    def copied(self, directory: str) -> bool:
+    def copied(self, directory: str, *, agent: bool = False) -> bool:
         return True
 
     def delete_manifest(self, directory: str) -> bool:

@@ -32,6 +32,8 @@ class Job:
     hyperparameters: Hyperparameters
     settings: Settings
     checkpoints: Path
+    checkpoint_agent: bool = False
+    """Whether the platform copies what is there to a bucket, file by file: the job has a CheckpointConfig."""
     addresses: Mapping[str, str] = field(default_factory=dict)
     """Host name → address, where TRAINKIT_HOST_ADDRESSES overrides name resolution."""
     documents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -131,6 +133,7 @@ def read(
         hyperparameters=hps,
         settings=chosen,
         checkpoints=checkpoints,
+        checkpoint_agent=checkpoint is not None,
         addresses=addresses,
         documents={cluster.FILE: document.plain(resources), channels.FILE: document.plain(inputs)},
         notes=wishes.notes,

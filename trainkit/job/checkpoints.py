@@ -41,7 +41,7 @@ class Checkpoints:
         setup = Setup(
             job=facts.name, places=tuple(places), schedule=schedule, retention=retention,
             resume_from=settings.resume_from, stop_grace=settings.stop_grace,
-            coordinator=os.environ.get("MASTER_ADDR", "127.0.0.1"),
+            coordinator=os.environ.get("MASTER_ADDR", "127.0.0.1"), agent=facts.checkpoint_agent,
         )  # fmt: skip
         world = facts.world
         ranks = World.meet(rank=world.rank, ranks=world.world_size, hosts=world.hosts, host_rank=world.host_rank)

@@ -66,6 +66,8 @@ class Facts:
     settings: Settings
     fresh: bool
     """Whether this run begins its files anew: a restarted job goes on in those that it has."""
+    checkpoint_agent: bool = False
+    """Whether the platform copies `checkpoints` to a bucket, file by file."""
 
 
 def read(environ: Mapping[str, str], *, argv: Sequence[str], cwd: Path) -> Facts:
@@ -100,6 +102,7 @@ def _of_tree(environ: Mapping[str, str]) -> Facts:
         checkpoints=job.checkpoints,
         settings=job.settings,
         fresh=False,
+        checkpoint_agent=job.checkpoint_agent,
     )
 
 
