@@ -16,6 +16,10 @@ def killed(*, rank: int = 1, step: int | None = None) -> Outcome:
     return Outcome(137, f"killed by SIGKILL (signal 9): rank {rank}", rank=rank, step=step)
 
 
+def exhausted() -> Outcome:
+    return Outcome(137, "out of memory: the kernel killed rank 1", rank=1, step=7)
+
+
 def test_without_restarts_allowed_there_is_none_and_no_word_of_it() -> None:
     assert Restarts(0).grant(raised()) == (False, "")
 
@@ -34,7 +38,7 @@ def test_failures_at_different_steps_are_restarted_until_the_number_is_used_up()
         (raised("RuntimeError: at 0x7f01"), raised("RuntimeError: at 0x7f02")),  # the message holds an address
         (raised(rank=1), raised(rank=3)),  # all fail alike, another is the first
         (raised(step=None), raised(step=None)),  # an import error, say
-        (killed(step=7), killed(step=7)),
+        (exhausted(), exhausted()),
     ],
 )
 def test_the_same_failure_twice_in_a_row_ends_the_job(one: Outcome, other: Outcome) -> None:
@@ -54,12 +58,21 @@ def test_the_same_failure_twice_in_a_row_ends_the_job(one: Outcome, other: Outco
         (raised("OSError: a", step=None), raised("OSError: b", step=None)),
         (killed(), killed()),  # a signal, nobody knows at which step: it may come from anywhere
         (killed(step=7, rank=1), killed(step=7, rank=2)),
+        (killed(step=7), killed(step=7)),  # chance, so far
     ],
 )
 def test_another_failure_is_no_repetition(one: Outcome, other: Outcome) -> None:
     restarts = Restarts(9)
     assert restarts.grant(one)[0]
     assert restarts.grant(other)[0]
+
+
+def test_who_is_killed_at_one_step_three_times_in_a_row_is_killed_by_what_it_does_there() -> None:
+    restarts = Restarts(9)
+    assert [restarts.grant(killed(step=7))[0] for _ in range(2)] == [True, True]
+    assert restarts.grant(killed(step=7)) == (
+        False, "no restart: rank 1 has failed in the same way at step 7 three times in a row",
+    )  # fmt: skip
 
 
 def test_a_failure_between_makes_it_no_repetition() -> None:

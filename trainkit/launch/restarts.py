@@ -8,28 +8,38 @@ RESTART_GRACE = 0.1
 """Seconds that ranks get to end before a restart: they wait for one that is gone, and what they do is lost anyway."""
 
 
+_FROM_OUTSIDE = "killed by SIGKILL"
+_TIMES = {2: "twice", 3: "three times"}
+
+
 class Restarts:
     """Counts them, and knows a failure that comes back.
 
     The same failure at the same step, twice in a row, will come a third time: no restart helps. It is the same where
     rank and kind of error are, whatever address or time its message holds; or where the message is, letter by letter,
     since of ranks that fail alike any may be the first. A signal at no known step is no such evidence: it may come
-    from anywhere, at any time.
+    from anywhere, at any time. And a SIGKILL that the kernel does not own up to says so the third time only: who kills
+    at random meets a long step twice.
     """
 
     def __init__(self, allowed: int) -> None:
         self._allowed = allowed
         self._used = 0
         self._last: Outcome | None = None
+        self._alike = 1
 
     def grant(self, outcome: Outcome) -> tuple[bool, str]:
         """Whether to start again after `outcome`, and a word on that for people; "" where there is nothing to say."""
         if outcome.rank is None or not self._allowed:  # no rank's failure: a host was lost, or nothing failed
             return False, ""
         last, self._last = self._last, outcome
-        if last and _is_same(last, outcome):
+        self._alike = self._alike + 1 if last and _is_same(last, outcome) else 1
+        if self._alike >= (3 if outcome.cause.startswith(_FROM_OUTSIDE) else 2):
             where = "before its first step" if outcome.step is None else f"at step {outcome.step}"
-            return False, f"no restart: rank {outcome.rank} has failed in the same way {where} twice in a row"
+            return (
+                False,
+                f"no restart: rank {outcome.rank} has failed in the same way {where} {_TIMES[self._alike]} in a row",
+            )
         if self._used == self._allowed:
             return False, f"no restart: all {self._allowed} (max_restarts) are used up"
         self._used += 1
