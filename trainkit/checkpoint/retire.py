@@ -14,15 +14,14 @@ from trainkit.errors import CheckpointError, StorageError
 class Retirement:
     """One tier's. It looks there once; what is new after that is this job's own.
 
-    `agent`: the platform copies what is there. It had what it found at the start; of the rest, what it has marked.
+    `agent`: the platform copies what is there. It has what was there before the job, and of the rest what it has marked.
     """
 
     def __init__(self, tier: Tier, retention: Retention, *, agent: bool = False) -> None:
         """Raises StorageError."""
         self._tier = tier
         self._retention = retention
-        self._agent = agent
-        self._new: set[str] = set()
+        self._arrived = tier.arrived() if agent else None
         listed = tier.list()
         found = [one for one in listed if not one.aside]
         self._aside = [one.directory for one in listed if one.aside]
@@ -35,7 +34,6 @@ class Retirement:
 
     def committed(self, checkpoint: Committed) -> None:
         """A new one is there."""
-        self._new.add(checkpoint.directory)
         self._whole.append(checkpoint)
         self._torsos = [torso for torso in self._torsos if torso.directory != checkpoint.directory]
 
@@ -61,7 +59,10 @@ class Retirement:
         return sorted([*(one.directory for one in self._whole), *self._aside]), newest
 
     def _copied(self, directory: str) -> bool:
-        return self._tier.copied(directory, agent=self._agent and directory in self._new)
+        if self._arrived is None:
+            return self._tier.copied(directory)
+        marked = self._tier.marked(directory)
+        return directory in self._arrived if marked is None else marked
 
     def _metrics(self, directory: str) -> Mapping[str, float]:
         if self._retention.best:  # nobody else asks

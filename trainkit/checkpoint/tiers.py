@@ -23,6 +23,7 @@ from trainkit.storage.store import ObjectExists, told
 
 IGNORED = ".sagemaker-ignore"
 UPLOADING, UPLOADED = ".sagemaker-uploading", ".sagemaker-uploaded"
+ARRIVED = "arrived.trainkit" + IGNORED
 _UPLOADED_AT_ONCE = 64 << 20  # bytes: whole parts of an upload are cut out of it
 SET_ASIDE = "SET-ASIDE.txt"
 """Marks an attempt that is damaged, or that a fresh start left behind: never chosen, never deleted by us."""
@@ -76,11 +77,14 @@ class Tier(Protocol):
 
     def set_aside(self, directory: str, why: str) -> None: ...
 
-    def copied(self, directory: str, *, agent: bool = False) -> bool:
-        """Whether all of it is where the platform copies this place to; where it copies nothing, it is.
+    def copied(self, directory: str) -> bool:
+        """Whether all of it is where the platform copies this place to; where it seems to copy nothing, it is."""
 
-        `agent`: it is known to copy, and this is to be copied; else that shows by its marks only.
-        """
+    def marked(self, directory: str) -> bool | None:
+        """Whether the platform has marked all of its files as copied; None where it has marked none."""
+
+    def arrived(self) -> frozenset[str]:
+        """The whole ones that were here when the job first came to this place, and which nobody has to copy."""
 
     def delete_manifest(self, directory: str) -> bool:
         """The first step of a deletion. Returns False where the directory must not be touched now."""
@@ -157,17 +161,29 @@ class LocalTier:
         with told(str(path), "write it"):
             commit.write_whole(path, why)
 
-    def copied(self, directory: str, *, agent: bool = False) -> bool:
+    def copied(self, directory: str) -> bool:
+        if (marked := self.marked(directory)) is not None:
+            return marked
         with told(str(self.root / directory), "look at it"):
-            names = _sizes(self.root / directory, markers=True).keys()
-            if any(name.endswith((UPLOADING, UPLOADED)) for name in names):
-                own = (name for name in names if not name.endswith((UPLOADING, UPLOADED)))
-                return all(name + UPLOADED in names for name in own)
-            if agent:
-                return False
             # Without a marker it is from before the agent began, and it was copied from the bucket; or it is too new.
             times = [_time(path) for path in self.root.glob("step-*/*") if path.name.endswith((UPLOADING, UPLOADED))]
             return not times or _time(self.root / directory / manifest.FILE) < min(times)
+
+    def marked(self, directory: str) -> bool | None:
+        with told(str(self.root / directory), "look at it"):
+            names = _sizes(self.root / directory, markers=True).keys()
+        if not any(name.endswith((UPLOADING, UPLOADED)) for name in names):
+            return None
+        return all(name + UPLOADED in names for name in names if not name.endswith((UPLOADING, UPLOADED)))
+
+    def arrived(self) -> frozenset[str]:
+        note = self.root / ARRIVED
+        with told(str(note), "write it"):
+            with suppress(FileNotFoundError):  # of an earlier start on the same disk: the platform leaves it here
+                return frozenset(note.read_text(encoding="utf-8").split())
+            found = frozenset(one.directory for one in self.list() if one.committed)
+            commit.write_whole(note, "\n".join(sorted(found)))
+            return found
 
     def delete_manifest(self, directory: str) -> bool:
         path = self.root / directory
@@ -246,8 +262,14 @@ class UrlTier:
         with suppress(ObjectExists):
             files.put_new(self._of(directory, SET_ASIDE), why.encode())
 
-    def copied(self, directory: str, *, agent: bool = False) -> bool:
+    def copied(self, directory: str) -> bool:
         return True
+
+    def marked(self, directory: str) -> bool | None:
+        return True
+
+    def arrived(self) -> frozenset[str]:
+        return frozenset()
 
     def delete_manifest(self, directory: str) -> bool:
         files.delete(self._of(directory, manifest.FILE))
