@@ -14,7 +14,7 @@ from trainkit.errors import CheckpointError, StorageError
 class Retirement:
     """One tier's. It looks there once; what is new after that is this job's own.
 
-    `agent`: the platform copies what is there. It has what was there before the job, and of the rest what it has marked.
+    `agent`: the platform copies what is there. It has what the job found there, and what it has marked.
     """
 
     def __init__(self, tier: Tier, retention: Retention, *, agent: bool = False) -> None:
