@@ -66,6 +66,13 @@ def test_under_the_harness_the_job_is_what_its_files_say(tree, tmp_path):
     assert job.model_dir.is_dir() and job.output_dir.is_dir() and job.checkpoint_dir.is_dir()
 
 
+def test_a_checkpoint_config_says_that_the_platform_copies_the_folder(tree, tmp_path):
+    assert not facts.read(tree, argv=[], cwd=tmp_path).checkpoint_agent
+    config = Path(tree["SAGEMAKER_BASE_DIR"]) / "input/config/checkpointconfig.json"
+    config.write_text('{"LocalPath": "/opt/ml/checkpoints"}')
+    assert facts.read(tree, argv=[], cwd=tmp_path).checkpoint_agent
+
+
 def test_the_jobs_files_say_which_host_this_is_whatever_order_a_rendezvous_gave(tree, tmp_path):
     assert context({**tree, "GROUP_RANK": "0"}, cwd=tmp_path).host == "algo-10"
 
