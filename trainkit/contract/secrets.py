@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 _SHAPES = (
     re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
-    re.compile(r"(?<=://)[^/\s@]+(?=@)"),
+    re.compile(r"(?<=://)[^/\s]+(?=@)"),  # to the last @: some write theirs as it is, unquoted
     re.compile(r"(?i)(?<=X-Amz-Signature=)[^&\s]+|(?<=X-Amz-Security-Token=)[^&\s]+|(?<=X-Amz-Credential=)[^&\s]+"),
     re.compile(r"(?i)(?<=bearer )[\w.~+/=-]{8,}"),
     re.compile(r"\b(?:hf_|gh[oprsu]_|github_pat_)\w{16,}|\bsk-[\w-]{20,}"),
