@@ -37,7 +37,10 @@ def gather(asked: Asked) -> Facts:
             raise UsageError("name a script, a request, a model or an image: trainkit check TARGET")
         return Facts(image=root, code=_inside(root))
     if not target.exists():
-        raise UsageError(f"there is no {target}")
+        is_url = target.parts[0].endswith(":")
+        raise UsageError(f"there is no {target} here{': copy it to this machine first' if is_url else ''}")
+    if not (target.is_file() or target.is_dir()):  # a pipe would be waited for
+        raise UsageError(f"{target} is neither a file nor a directory")
     if target.suffix == ".json":
         return _of_request(target, asked, root)
     if target.suffix in (".py", ".sh"):
