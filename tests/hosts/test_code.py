@@ -149,7 +149,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("engine", [("--engine", "spawn"), ("--engine", "fork", "--preload", "json")])
 def test_a_module_runs_as_python_runs_it(tmp_path: Path, engine: tuple[str, ...]) -> None:
-    root = lay_tree(tmp_path, "", hyperparameters={"sagemaker_program": '"-m pkg.mod"', "lr": "it's"})
+    root = lay_tree(tmp_path, "", hyperparameters={"sagemaker_program": '"-mpkg.mod"', "lr": "it's"})
     (root / "code/pkg").mkdir()
     (root / "code/pkg/__init__.py").touch()
     (root / "code/pkg/util.py").write_text("def twice(x): return 2 * x")

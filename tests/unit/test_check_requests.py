@@ -111,3 +111,10 @@ def test_a_pipe_among_the_modules_is_passed_over(tmp_path: Path) -> None:
     found = gather(Asked(tmp_path / "train.py")).code
     assert found is not None
     assert [module.path.name for module in found.closure] == ["train.py"]
+
+
+def test_a_finding_about_a_secret_does_not_show_it() -> None:
+    made = base.request("training", {"HyperParameters.api_key": 99887766, "Environment": {"HF_TOKEN": ["hf"]}})
+    said = [str(found) for found in table.run(Facts((Call(request.TRAINING, made),)))]
+    assert any("HyperParameters.api_key: *** must be a string" in one for one in said)
+    assert any("Environment.HF_TOKEN: *** must be a string" in one for one in said)

@@ -14,6 +14,7 @@ from trainkit.check.request import Call, Job, at
 from trainkit.check.subjects.api import COMPOSED
 from trainkit.contract.hyperparameters import decode
 from trainkit.contract.settings import TABLE, Settings
+from trainkit.contract.source import module_of
 from trainkit.errors import UsageError
 
 
@@ -126,8 +127,8 @@ def _script_of(bare: Facts, file: Path, asked: Asked, root: Image | None) -> tup
 
 def _file(name: str) -> str:
     """The script's path in its folder, where it is named as a module, too."""
-    module = name.removeprefix("-m ").strip()
-    return module if module == name else f"{module.replace('.', '/')}.py"
+    module = module_of(name)
+    return name if module is None else f"{module.replace('.', '/')}.py"
 
 
 def _named(job: Job) -> tuple[str, str]:
