@@ -17,8 +17,20 @@ The codes are those of sysexits.h, so that they do not collide with what scripts
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
+
+_SECRET = re.compile(
+    r"(?i)secret|token(?!i[sz])|passw|passphrase|credential"  # a tokenizer is none
+    r"|(?:api|access|account|cluster|encryption|private|signing)_?key"  # "key" alone also sorts and indexes
+)
+_WHERE_IT_LIES = re.compile(r"(?i)_(file|path|dir|uri)$")  # of AWS_WEB_IDENTITY_TOKEN_FILE the value is no secret
+
+
+def is_secret(name: str) -> bool:
+    """Whether what is called so is to be shown to nobody."""
+    return _SECRET.search(name) is not None and not _WHERE_IT_LIES.search(name)
 
 
 class TrainkitError(Exception):
@@ -74,7 +86,8 @@ class Mistake(NamedTuple):
         # The first line of the failure file is one line, whatever a key holds.
         key = self.key if self.key.isprintable() else repr(self.key)
         where = f"{self.file}: {key}" if key else self.file
-        shown = "" if self.value is None else f" is {_shorten(self.value)}:"
+        hidden = is_secret(self.key.rpartition(".")[2])
+        shown = "" if self.value is None else " is ***:" if hidden else f" is {_shorten(self.value)}:"
         return f"{where}{shown} {self.problem}. {self.remedy.rstrip('.?')}{'?' if self.remedy.endswith('?') else '.'}"
 
 

@@ -67,8 +67,10 @@ def test_an_archive_is_unpacked_to_where_scripts_look_for_their_code(tmp_path: P
     assert f"[algo-1:0] ran {root}/code/entry.py in {root}/code of {root}/code\n" in ran.out
     assert [entry.name for entry in root.iterdir() if "part" in entry.name] == []
 
+    (root / ".code.1.ab.part").mkdir()  # of a run that was killed
     tarball(sent, {"entry.py": WHERE.replace("ran", "ran anew")})
     assert f"ran anew {root}/code/entry.py" in train(root).out, "what an earlier job left is replaced"
+    assert not (root / ".code.1.ab.part").exists()
 
 
 def test_what_the_image_keeps_in_its_code_folder_stays_and_the_log_says_where_the_jobs_code_is(tmp_path: Path) -> None:
@@ -147,7 +149,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("engine", [("--engine", "spawn"), ("--engine", "fork", "--preload", "json")])
 def test_a_module_runs_as_python_runs_it(tmp_path: Path, engine: tuple[str, ...]) -> None:
-    root = lay_tree(tmp_path, "", hyperparameters={"sagemaker_program": '"-m pkg.mod"', "lr": "it's"})
+    root = lay_tree(tmp_path, "", hyperparameters={"sagemaker_program": '"-mpkg.mod"', "lr": "it's"})
     (root / "code/pkg").mkdir()
     (root / "code/pkg/__init__.py").touch()
     (root / "code/pkg/util.py").write_text("def twice(x): return 2 * x")
@@ -256,6 +258,36 @@ def test_a_stop_while_pip_waits_for_its_index_ends_the_job_and_the_index_token_i
     assert "s3cr3t" not in said
     assert processes_mentioning(str(root)) == []
     assert [path.name for path in (tmp_path / "cache/trainkit/requirements").iterdir() if path.is_dir()] == []
+
+
+BUILD = """
+import os, subprocess, tempfile, time
+subprocess.Popen(["sleep", "1117"], start_new_session=True)
+tempfile.mkdtemp(prefix="of-the-build-")
+open(os.environ["MARK"], "w").close()
+time.sleep(1118)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_a_build_has_started_and_written_ends_with_the_job(tmp_path: Path, number: signal.Signals) -> None:
+    root = lay_tree(tmp_path / "ml", "")
+    (root / "code/setup.py").write_text(BUILD)
+    mark, temporary = tmp_path / "mark", tmp_path / "tmp"
+    temporary.mkdir()
+    given = environment(
+        SAGEMAKER_BASE_DIR=str(root), TRAINKIT_RUN_DIR=str(root), MARK=str(mark), TMPDIR=str(temporary),
+        **offline(tmp_path, tmp_path / "cache"),
+    )  # fmt: skip
+    job = subprocess.Popen(TRAIN, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + DEADLINE
+    while not mark.exists() and job.poll() is None and time.monotonic() < deadline:
+        os.sched_yield()
+    job.send_signal(number)
+    job.communicate(timeout=DEADLINE)  # whoever has its output open is waited for
+    while left := processes_mentioning(str(mark)):
+        assert time.monotonic() < deadline, left
+    assert list(temporary.iterdir()) == []
 
 
 # --- on several hosts

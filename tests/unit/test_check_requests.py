@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ from mistakes import base
 
 from trainkit.check import request, table
 from trainkit.check.facts import Facts
+from trainkit.check.gather import Asked, gather
 from trainkit.check.request import Call
 from trainkit.cli import check
 from trainkit.errors import UsageError
@@ -79,3 +83,38 @@ def test_a_pipelines_steps_are_checked_and_what_it_fills_in_later_is_let_be(tmp_
     told = capsys.readouterr().out
     assert "Steps[0].Arguments.InputDataConfig[0].InputMode: 'Fast'" in told
     assert told.count("[api-") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("pipe.json", "is neither a file nor a directory"),
+        ("pipe.py", "is neither a file nor a directory"),
+        ("big.json", "has 16,777,217 bytes, and no request or pipeline has more than 16,777,216"),
+        ("s3://bucket/job.json", "there is no s3:/bucket/job.json here: copy it to this machine first"),
+    ],
+)
+def test_what_would_be_read_without_end_is_no_target(tmp_path: Path, name: str, said: str) -> None:
+    target = Path(name) if "://" in name else tmp_path / name
+    if name.startswith("pipe"):
+        os.mkfifo(target)
+    elif name.startswith("big"):
+        target.touch()
+        os.truncate(target, (16 << 20) + 1)
+    with pytest.raises(UsageError, match=re.escape(said)):
+        gather(Asked(target))
+
+
+def test_a_pipe_among_the_modules_is_passed_over(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.py")
+    (tmp_path / "train.py").touch()
+    found = gather(Asked(tmp_path / "train.py")).code
+    assert found is not None
+    assert [module.path.name for module in found.closure] == ["train.py"]
+
+
+def test_a_finding_about_a_secret_does_not_show_it() -> None:
+    made = base.request("training", {"HyperParameters.api_key": 99887766, "Environment": {"HF_TOKEN": ["hf"]}})
+    said = [str(found) for found in table.run(Facts((Call(request.TRAINING, made),)))]
+    assert any("HyperParameters.api_key: *** must be a string" in one for one in said)
+    assert any("Environment.HF_TOKEN: *** must be a string" in one for one in said)

@@ -35,7 +35,7 @@ def installs(tmp_path: Path) -> Callable[..., tuple[Environment, list[str]]]:
     def run(text: str, *, allow: tuple[str, ...] = (), package: bool = False) -> tuple[Environment, list[str]]:
         source, said = tmp_path / "source", list[str]()
         source.mkdir(exist_ok=True)
-        (source / "requirements.txt").write_text(text)
+        (source / "requirements.txt").write_text(text, errors="surrogateescape")
         file = source / "requirements.txt"
         made = install(source, root=tmp_path, file=file, package=package, allow_replace=allow, say=said.append)
         assert made is not None
@@ -82,6 +82,25 @@ def test_an_index_that_cannot_be_reached_is_said_at_once_and_its_token_is_not(
     assert str(caught.value).startswith("requirements.txt: nosuch is not installed, and 127.0.0.1:9 cannot be reached")
     assert "EnableNetworkIsolation" in str(caught.value)
     assert "s3cr3t" not in str(caught.value)
+
+
+def test_an_index_whose_password_is_not_quoted_is_told_how_and_none_of_it_is_shown(
+    links: Path, installs: Installs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", "https://user:s3cr/t-t0ken@127.0.0.1/simple")
+    with pytest.raises(CodeError, match=r"PIP_INDEX_URL is no address: .* write each / as %2F") as caught:
+        installs("nosuch\n")
+    assert "s3cr" not in str(caught.value)
+
+
+def test_requirements_that_are_not_utf_8_are_the_cause_and_not_the_index(
+    links: Path, installs: Installs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    with pytest.raises(CodeError, match=r"requirements\.txt is not UTF-8 text"):
+        installs("caf\udce9==1\n")
 
 
 @pytest.mark.parametrize(

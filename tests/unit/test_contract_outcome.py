@@ -345,6 +345,7 @@ def test_of_concurrent_writers_exactly_one_wins_and_the_file_is_never_partial(tm
     [
         ("key AKIAIOSFODNN7EXAMPLE here", "key *** here"),
         ("pip failed: https://aws:eyJ2ZXIi@domain.d.codeartifact/x", "pip failed: https://***@domain.d.codeartifact/x"),
+        ("http://user:p@ss@host/simple and a@b", "http://***@host/simple and a@b"),
         ("git+https://abcdef0123456789@github.com/a/b", "git+https://***@github.com/a/b"),
         ("https://b.s3/k?X-Amz-Credential=A%2F1&X-Amz-Signature=ff00", "https://b.s3/k?X-Amz-Credential=***&X-Amz-Signature=***"),
         ("Authorization: Bearer abc.def-ghi123", "Authorization: Bearer ***"),

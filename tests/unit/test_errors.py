@@ -25,6 +25,19 @@ def test_a_mistake_names_file_key_value_problem_and_remedy() -> None:
     assert str(Mistake("r.json", "", None, "is empty", "Write it")) == "r.json is empty. Write it."
 
 
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        ("HyperParameters.password", "***"),
+        ("HF_TOKEN", "***"),
+        ("HyperParameters.tokenizer", "12345"),
+        ("A.b", "12345"),
+    ],
+)
+def test_a_mistake_in_a_secret_does_not_show_it(key: str, shown: str) -> None:
+    assert str(Mistake("job.json", key, 12345, "must be text", "Quote it")).startswith(f"job.json: {key} is {shown}: ")
+
+
 @pytest.mark.parametrize("key", ["two\nlines", "nul\0", "\ud800"])
 def test_a_mistake_is_one_line_that_any_log_can_take(key: str) -> None:
     text = str(Mistake("h.json", key, "a\nb", "is wrong", "Right it"))

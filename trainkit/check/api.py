@@ -13,6 +13,7 @@ from typing import Any
 
 from trainkit.check.finding import REFUSED, Finding
 from trainkit.check.request import Call, is_placeholder
+from trainkit.errors import is_secret
 from trainkit.local.model import shapes
 
 _INSTANCE_TYPES = frozenset({"TrainingInstanceType", "ProcessingInstanceType"})
@@ -46,7 +47,7 @@ class _Look:
             article = "an" if kind == "integer" else "a"
             hint = "; a hyperparameter is text" if name in ("HyperParameterValue", "HyperParameters") else ""
             yield _wrong(
-                "api-type", key, f"{_short(value)} must be {article} {kind}{hint}", "Write it as the API has it"
+                "api-type", key, f"{_short(value, key)} must be {article} {kind}{hint}", "Write it as the API has it"
             )
         elif kind == "structure":
             yield from self._structure(value, shape, key)
@@ -84,7 +85,9 @@ def _text(value: str, name: str, shape: Mapping[str, Any], key: str) -> Iterator
         if name in _INSTANCE_TYPES and value not in shape["enum"]:
             yield _instance_type(value, shape["enum"], key)
         elif value not in shape["enum"]:
-            yield _wrong("api-choice", key, f"{_short(value)} is none of the choices", f"Use {_any(shape['enum'])}")
+            yield _wrong(
+                "api-choice", key, f"{_short(value, key)} is none of the choices", f"Use {_any(shape['enum'])}"
+            )
         return
     too_long = [*_within(len(value), shape, key, "characters")]
     yield from too_long
@@ -98,7 +101,9 @@ def _text(value: str, name: str, shape: Mapping[str, Any], key: str) -> Iterator
             "Copy the data to S3 (aws s3 sync), and write its s3:// URI",
         )  # fmt: skip
     else:
-        yield _wrong("api-pattern", key, f"{_short(value)} does not match {shape['pattern']}", "Write it in that form")
+        yield _wrong(
+            "api-pattern", key, f"{_short(value, key)} does not match {shape['pattern']}", "Write it in that form"
+        )
 
 
 def _instance_type(value: str, known: list[str], key: str) -> Finding:
@@ -135,6 +140,6 @@ def _any(choices: list[str]) -> str:
     return ", ".join(choices) if len(choices) <= 12 else f"one of {len(choices)}, such as {', '.join(choices[:6])}"
 
 
-def _short(value: object, *, limit: int = 80) -> str:
-    text = repr(value)
+def _short(value: object, key: str = "", *, limit: int = 80) -> str:
+    text = "***" if is_secret(key.rpartition(".")[2]) else repr(value)
     return text if len(text) <= limit else f"{text[:limit]}…"

@@ -142,7 +142,8 @@ def _files(folder: Path, *, first: Path) -> list[Path]:
     found = [first] if first.suffix == ".py" and first.is_file() else []
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if name not in _SKIPPED and not name.startswith("."))
-        found += [path for name in sorted(names) if name.endswith(".py") and (path := Path(root, name)) != first]
+        modules = [Path(root, name) for name in sorted(names) if name.endswith(".py")]
+        found += [path for path in modules if path != first and path.is_file()]  # a pipe would be waited for
         if len(found) > _MOST_FILES:
             break
     return found[:_MOST_FILES]

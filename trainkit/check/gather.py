@@ -14,6 +14,7 @@ from trainkit.check.request import Call, Job, at
 from trainkit.check.subjects.api import COMPOSED
 from trainkit.contract.hyperparameters import decode
 from trainkit.contract.settings import TABLE, Settings
+from trainkit.contract.source import module_of
 from trainkit.errors import UsageError
 
 
@@ -37,7 +38,10 @@ def gather(asked: Asked) -> Facts:
             raise UsageError("name a script, a request, a model or an image: trainkit check TARGET")
         return Facts(image=root, code=_inside(root))
     if not target.exists():
-        raise UsageError(f"there is no {target}")
+        is_url = target.parts[0].endswith(":")
+        raise UsageError(f"there is no {target} here{': copy it to this machine first' if is_url else ''}")
+    if not (target.is_file() or target.is_dir()):  # a pipe would be waited for
+        raise UsageError(f"{target} is neither a file nor a directory")
     if target.suffix == ".json":
         return _of_request(target, asked, root)
     if target.suffix in (".py", ".sh"):
@@ -123,8 +127,8 @@ def _script_of(bare: Facts, file: Path, asked: Asked, root: Image | None) -> tup
 
 def _file(name: str) -> str:
     """The script's path in its folder, where it is named as a module, too."""
-    module = name.removeprefix("-m ").strip()
-    return module if module == name else f"{module.replace('.', '/')}.py"
+    module = module_of(name)
+    return name if module is None else f"{module.replace('.', '/')}.py"
 
 
 def _named(job: Job) -> tuple[str, str]:

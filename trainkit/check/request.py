@@ -17,6 +17,7 @@ from trainkit.contract.document import DEPTH, too_deep
 from trainkit.errors import UsageError
 
 TRAINING, PROCESSING, TUNING = "CreateTrainingJob", "CreateProcessingJob", "CreateHyperParameterTuningJob"
+_MOST_BYTES = 16 << 20  # a pipeline has 1 MiB at most, and a request less
 _STEPS = {"Training": TRAINING, "Processing": PROCESSING, "Tuning": TUNING}
 
 
@@ -106,6 +107,8 @@ def is_placeholder(value: Any) -> bool:
 def load(file: Path) -> tuple[Call, ...]:
     """The requests in `file`. Raises UsageError where it holds none."""
     try:
+        if (size := file.stat().st_size) > _MOST_BYTES:
+            raise UsageError(f"{file} has {size:,} bytes, and no request or pipeline has more than {_MOST_BYTES:,}")
         raw = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from None

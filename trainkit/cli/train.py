@@ -16,7 +16,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from trainkit.cli import embedded
 from trainkit.contract import job as contract
 from trainkit.contract.job import Job
 from trainkit.contract.outcome import LIMIT, Outcome, write_failure
@@ -68,6 +67,8 @@ def train(paths: Paths, *, flags: dict[str, str], console: Console) -> Outcome:
     here = machine.look(os.environ)
     ready: Prepared | None = None
     if job.settings.features:
+        from trainkit.cli import embedded  # most jobs have none
+
         made, ready = embedded.make(job, order, machine=here, environ=os.environ, console=console)
         if made.failure or made.stopped or made.exit_code:
             return made

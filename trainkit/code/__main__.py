@@ -32,6 +32,12 @@ def main() -> None:
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         told = {"failure": scrub(f"the job's code cannot be made ready: {what}"), "exit_code": CodeError.exit_code}
+    except Exception as error:  # noqa: BLE001 (nobody above us could say what happened, nor keep secrets out of it)
+        import traceback
+
+        _say(traceback.format_exc().rstrip())
+        what = f"trainkit itself failed with the job's code: {type(error).__name__}: {error}"
+        told = {"failure": scrub(what), "exit_code": TrainkitError.exit_code}
     write_whole(answer, json.dumps(told))
 
 

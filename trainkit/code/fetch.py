@@ -29,6 +29,8 @@ _REACHES = 4  # tries: enough for a throttled start, and what is not up shall no
 
 def fetch(source: str, *, into: Path, say: Callable[[str], None], limits: Limits = LIMITS) -> Path:
     """The folder that the code lies in now. Raises CodeError or StorageError; nothing half-done is left."""
+    for left in into.parent.glob(f".{into.name}.*.part"):  # of a run that was killed: a root has one `train` at a time
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     scratch = into.with_name(f".{into.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
         _made(into.parent)

@@ -63,6 +63,7 @@ def run(made: Environment, wanted: Wanted, *, there: Mapping[str, str], say: Cal
         limits = scratch / "constraints.txt"
         limits.write_text("".join(f"{line}\n" for line in wanted.constraints), encoding="utf-8")
         unreached = _unreached(wanted, environ)
+        environ["TMPDIR"] = str(scratch)  # a pip that is killed clears nothing up
         if unreached:
             environ["PIP_NO_INDEX"] = "1"  # what is there, or comes by --find-links, needs none
         hashed = required.is_hashed(wanted.listed)
@@ -111,12 +112,19 @@ def _unreached(wanted: Wanted, environ: Mapping[str, str]) -> str | None:
     if environ.get("PIP_CONFIG_FILE") != os.devnull and _has_config():
         return None  # it may name anything; pip will say
     named = re.search(r"^\s*(?:-i|--index-url)(?:\s+|=)(\S+)", said, re.MULTILINE)
-    index = urlsplit(
-        os.path.expandvars(named[1]) if named else environ.get("PIP_INDEX_URL") or "https://pypi.org/simple"
-    )
+    try:
+        index = urlsplit(
+            os.path.expandvars(named[1]) if named else environ.get("PIP_INDEX_URL") or "https://pypi.org/simple"
+        )
+        port = index.port or (443 if index.scheme == "https" else 80)
+    except ValueError:  # its words may hold a part of the password
+        where = f"the index that {wanted.file.name} names" if named and wanted.file else "PIP_INDEX_URL"
+        raise CodeError(
+            f"{where} is no address: it must be https://HOST[:PORT]/PATH. Of a user and a password before the host, "
+            f"write each / as %2F, @ as %40, : as %3A, # as %23"
+        ) from None
     if index.scheme not in ("http", "https") or not index.hostname:
         return None
-    port = index.port or (443 if index.scheme == "https" else 80)
     return None if network.answers(index.hostname, port) else f"{index.hostname}:{port}"
 
 
@@ -165,13 +173,13 @@ def _watched(
     lines: list[str] = []
     with subprocess.Popen(
         call, env=environ, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        preexec_fn=_end_with_us,
+        preexec_fn=_end_with_us, start_new_session=True,
     ) as process:  # fmt: skip
         assert process.stdout is not None
         try:
             _collect(process.stdout, lines, say)
         except BaseException:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # a build that goes on would write where we clear up
             raise
     return process.returncode, lines
 
@@ -217,6 +225,8 @@ def _explained(
             f"Take that line out, or widen it to what is there; TRAINKIT_ALLOW_REPLACE={','.join(names)} lets "
             f"them replace it\n\n{evidence}"
         )
+    if "UnicodeDecodeError" in said and "parse_requirements" in said:
+        return CodeError(f"{name} is not UTF-8 text. Save it, and what it names with -r and -c, as UTF-8")
     missing = _NOWHERE.search(said)
     if unreached or _UNREACHED.search(said):
         where = unreached or "its index"

@@ -11,10 +11,9 @@ Where the SDK's own start script has come before us, it has installed the requir
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from trainkit.contract import document
@@ -38,11 +37,10 @@ class Said(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
+class Wishes(NamedTuple):
     """Settings by name, and what is worth telling about how they are met."""
 
-    settings: Mapping[str, Said] = field(default_factory=dict)
+    settings: Mapping[str, Said] = MappingProxyType({})
     notes: tuple[str, ...] = ()
 
 
@@ -70,6 +68,8 @@ def _source_code(raw: document.Document, file: Path, *, code: Path | None, done:
     if "entry_script" in given:
         say("script", "entry_script", given["entry_script"])
     if "command" in given:  # in the SDK it comes before entry_script, and gets no hyperparameters
+        import shlex  # most jobs have no sm_drivers
+
         args = raw.get("args")
         parts = [
             *given["command"].split(),

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from trainkit.contract import dialect_json, dialect_toolkit
 from trainkit.contract.dialect import TOOLKIT
 from trainkit.contract.facts import Facts, Resources
 from trainkit.contract.job import Job
@@ -53,7 +52,13 @@ def variables(job: Job, *, resources: Resources, master: str, port: int) -> tupl
 
 
 def _dialect(job: Job) -> Dialect:
-    return dialect_toolkit if job.dialect == TOOLKIT else dialect_json
+    if job.dialect == TOOLKIT:  # each is imported only where it is spoken
+        from trainkit.contract import dialect_toolkit
+
+        return dialect_toolkit
+    from trainkit.contract import dialect_json
+
+    return dialect_json
 
 
 def _everyones(facts: Facts) -> dict[str, Any]:

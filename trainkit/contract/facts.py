@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from trainkit.contract.job import Job
+from trainkit.contract.source import module_of
 
 _INFO = 20  # logging.INFO, without the milliseconds of its import
 _TURNS_DISTRIBUTION_ON = (
@@ -82,7 +83,9 @@ class Facts:
 
     @property
     def module_name(self) -> str:
-        return self.job.settings.script.removeprefix("-m ").strip().removesuffix(".py")
+        script = self.job.settings.script
+        module = module_of(script)
+        return script.strip().removesuffix(".py") if module is None else module
 
     @property
     def log_level(self) -> int:

@@ -12,7 +12,6 @@ Standard library only: both wings read this.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -114,6 +113,8 @@ def _named(raw: bytes, path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _digest(raw: bytes) -> str:
+    import hashlib  # with OpenSSL: every start would pay 3 ms for it, and most make no features
+
     return hashlib.sha256(raw).hexdigest()
 
 

@@ -6,15 +6,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trainkit.contract import channels, cluster, dialect, document, drivers, features, hyperparameters, settings, source
+from trainkit.contract import channels, cluster, dialect, document, hyperparameters, settings, source
 from trainkit.contract.channels import Channel
 from trainkit.contract.cluster import Cluster
 from trainkit.contract.hyperparameters import Hyperparameters
 from trainkit.contract.paths import Paths
 from trainkit.contract.settings import Settings
 from trainkit.errors import ConfigError, Mistake
+
+if TYPE_CHECKING:
+    from trainkit.contract.drivers import Said
 
 HOST_ADDRESSES = "TRAINKIT_HOST_ADDRESSES"
 CHECKPOINTS_FILE = "checkpointconfig.json"
@@ -112,14 +115,21 @@ def read(
     here = cluster.read(resources, source=resources_file, mistakes=mistakes) if resources is not None else None
     inputs = inputs or {}
     hps = hyperparameters.read(texts or {}, source=texts_file, mistakes=mistakes)
-    wishes = drivers.read(paths.channels, channels=inputs.keys(), environ=environ, mistakes=mistakes)
+    asked: Mapping[str, Said] = {}
+    notes: tuple[str, ...] = ()
+    if dialect.DRIVERS_CHANNEL in inputs:
+        from trainkit.contract import drivers  # most jobs have none
+
+        asked, notes = drivers.read(paths.channels, channels=inputs.keys(), environ=environ, mistakes=mistakes)
     chosen = settings.read(
-        flags=flags or {}, environ=environ, hyperparameters=hps.texts, drivers=wishes.settings, mistakes=mistakes
+        flags=flags or {}, environ=environ, hyperparameters=hps.texts, drivers=asked, mistakes=mistakes
     )
     if here:
         mistakes += _strange_groups(chosen, here)
     job_channels = channels.read(inputs, data=paths.channels, source=inputs_file, mistakes=mistakes)
     if chosen.features and not raw:
+        from trainkit.contract import features  # most jobs have none
+
         job_channels = channels.with_splits(job_channels, features.splits(paths.features), folder=paths.features)
     checkpoints = _checkpoints(checkpoint or {}, default=paths.checkpoints, source=checkpoint_file, mistakes=mistakes)
     addresses = read_addresses(environ.get(HOST_ADDRESSES), hosts=here.hosts if here else (), mistakes=mistakes)
@@ -136,7 +146,7 @@ def read(
         checkpoint_agent=checkpoint is not None,
         addresses=addresses,
         documents={cluster.FILE: document.plain(resources), channels.FILE: document.plain(inputs)},
-        notes=wishes.notes,
+        notes=notes,
     )
 
 

@@ -13,11 +13,13 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainkit.contract.dialect import JSON, TOOLKIT
-from trainkit.contract.drivers import Said
 from trainkit.errors import Mistake
+
+if TYPE_CHECKING:
+    from trainkit.contract.drivers import Said
 
 ENGINES = ("fork", "spawn", "torchrun")
 STALL_ACTIONS = ("warn", "act")

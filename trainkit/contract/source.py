@@ -15,3 +15,8 @@ def is_url(source: str) -> bool:
 def is_archive(source: str) -> bool:
     """Whether its name says that it must be unpacked."""
     return source.lower().endswith(ARCHIVES)
+
+
+def module_of(script: str) -> str | None:
+    """The module that a script's name means, `-m package.module` or `-mpackage.module`; None where it means a file."""
+    return script[2:].strip() if script.startswith("-m") else None

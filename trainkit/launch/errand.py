@@ -44,7 +44,12 @@ class Running:
         asked.touch(mode=0o600)
         asked.write_text(json.dumps(order.message()), encoding="utf-8")
         command = (sys.executable, "-P", "-m", "trainkit.code", str(asked), str(self._answer))
-        self.pid = spawn(command, environ=environ, cwd=Path("/"), output=output)
+        if output is None:  # at a terminal
+            self.pid = spawn(command, environ=environ, cwd=Path("/"), output=None)
+        else:
+            from trainkit.launch import guard  # a package's build starts what it likes; most jobs have nothing to do
+
+            self.pid = guard.start(command, environ=environ, cwd=Path("/"), output=output, whole_session=False)
         self.status: int | None = None
 
     @property

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 
 from trainkit.contract import writers
 from trainkit.contract.environ import CLUSTER_KEY, RUN_DIR
-from trainkit.contract.features import SAID
 from trainkit.contract.outcome import LIMIT, Outcome, left_early
 from trainkit.contract.seal import key_for
 from trainkit.errors import PeerLost, TrainkitError
@@ -171,8 +170,7 @@ class _Supervisor:
         in_cluster = self._cluster.failed_at if self._cluster else None
         at = self._course.failed_at(in_cluster or time.time())
         generation = self._plan.meeting.generation
-        said = _read(self._run_dir / str(generation) / SAID) if self._plan.processes else None
-        link.done(HostEnd.from_outcome(self._plan.host, own, at=at, early=early, said=said or ""))
+        link.done(HostEnd.from_outcome(self._plan.host, own, at=at, early=early, said=self._said()))
         while link.verdict is None and not self._impatient:
             if link.meeting and link.meeting.generation > generation:
                 return link.meeting
@@ -184,6 +182,14 @@ class _Supervisor:
         if link.verdict.failure != own.failure and link.verdict.exit_code != PeerLost.exit_code:  # that was said
             self._say(f"the job failed elsewhere first: {link.verdict.cause}")
         return link.verdict
+
+    def _said(self) -> str:
+        """What a processing script's host has come to, in words that the others' must equal."""
+        if not self._plan.processes:
+            return ""
+        from trainkit.contract.features import SAID  # ranks say nothing
+
+        return _read(self._run_dir / str(self._plan.meeting.generation) / SAID) or ""
 
     def _own_words(self, own: Outcome) -> str | None:
         """What the script itself wrote of its failure. A processing script that just exits may have left a message."""

@@ -43,7 +43,7 @@ def _look(value: Any, name: str, shapes: Mapping[str, Any], key: str = "") -> _F
     shape = shapes[name]
     kind = shape["type"]
     if not isinstance(value, _KINDS[kind]) or (kind != "boolean" and isinstance(value, bool)):
-        yield key, value, f"must be a {kind}", "Write it as the API has it"
+        yield key, value, f"must be {'an' if kind == 'integer' else 'a'} {kind}", "Write it as the API has it"
     elif kind == "structure":
         yield from _structure(value, shape, shapes, key)
     elif kind == "list":
@@ -77,9 +77,10 @@ def _structure(value: dict[str, Any], shape: Mapping[str, Any], shapes: Mapping[
 
 
 def _within(size: int, shape: Mapping[str, Any], key: str, unit: str) -> _Found:
-    low, high = shape.get("min", 0), shape.get("max", size)
-    if not low <= size <= high:
-        yield key, size, f"must be {low} to {high} {unit}".rstrip(), "The API accepts no other"
+    low, high = shape.get("min", 0), shape.get("max")
+    if size < low or (high is not None and size > high):
+        span = f"at least {low}" if high is None else f"{low} to {high}"
+        yield key, size, f"must be {span} {unit}".rstrip(), "The API accepts no other"
 
 
 def _spelled(value: str, shape: Mapping[str, Any], key: str) -> _Found:

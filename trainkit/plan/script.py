@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainkit.contract.job import Job
+from trainkit.contract.source import module_of
 from trainkit.errors import ScriptMissing
 
 TORCH_FAMILY = frozenset(
@@ -71,9 +72,8 @@ def locate(job: Job) -> Script:
     folder, name = job.source, job.settings.script
     if job.settings.command:
         return Script(path=folder, folder=folder, command=job.settings.command)
-    if name.startswith("-m"):
-        module = name[2:].strip()
-    else:
+    module = module_of(name)
+    if module is None:
         path = folder / name
         # The toolkit's module form: a program without a suffix, where the source is a package.
         module = name if may_be_module(name) and not path.exists() and is_package(folder) else ""

@@ -193,6 +193,7 @@ class Hub(Listening):
             del self._wires[host]  # it came and went: it may come again
             self._waiting_for.add(host)
             self._unprepared.discard(host)
+            self._ears.say(f"lost {host}, before the ranks have started: {why}. It is waited for again")
             return
         self._ears.say(f"lost {host}: {why}")
         self._ended(HostEnd.lost(host, why, at=time.time() - silent_for))

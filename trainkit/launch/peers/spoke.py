@@ -185,6 +185,8 @@ class Spoke(Listening):
             self._ears.say(f"lost {host}: {why}")
             self._lost = HostEnd.lost(host, why, at=time.time() - silent_for)
             self._told_to_end(True)
+        elif self._wire and self._wire.proven:
+            self._ears.say(f"lost {host}, before the ranks have started: {why}. It is sought again")
         self._decide_alone()
 
     def _decide_alone(self) -> None:
