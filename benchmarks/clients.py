@@ -79,7 +79,9 @@ for name, facts in json.loads(Path("/opt/ml/input/config/inputdataconfig.json").
     else:
         channels[name] = sum(path.is_file() for path in place.rglob("*"))
 seen = {{"argv": sys.argv[1:], "env": dict(os.environ), "channels": channels}}
-Path(os.environ["SM_OUTPUT_DATA_DIR"], f"{{here}}-{{rank}}-{{os.getpid()}}.json").write_text(json.dumps(seen))
+note = Path(os.environ["SM_OUTPUT_DATA_DIR"], f"{{here}}-{{rank}}-{{os.getpid()}}")
+note.write_text(json.dumps(seen))
+note.rename(note.with_suffix(".json"))  # whole, if another rank's failure ends this one
 if "{FAILS}" in os.environ:
     raise ValueError("planted by the benchmark")
 if rank == "0":
@@ -145,6 +147,8 @@ def ours(case: Case, folder: Path) -> dict[str, Any]:
         drivers.mkdir()
         bundle.lay(drivers)
         asked = {"trainkit": trainkit.__version__, "procs": case.procs}
+        if case.distributed and (groups := case.request["ResourceConfig"].get("InstanceGroups")):
+            asked["groups"] = [group["InstanceGroupName"] for group in groups]  # ours train apart if nobody says else
         v3_upload.lay(folder / "sm_drivers", distributed=asked, script=bundle.DRIVER, driver_dir=drivers)
         request["Environment"] = {**request.get("Environment", {}), **FIRST_PROCESS}
     return request
@@ -350,7 +354,7 @@ def _script(case: Case, host: str, seen: dict[str, Any]) -> str:
         # Peers disagree on a name with a dot or a hyphen: the plain ones must be there.
         **{f"SM_HP_{k.upper()}": v for k, v in case.values.items() if k.isidentifier() and v.lower() not in FLAGS},
     }  # fmt: skip
-    if lost := sorted(name for name, value in expected.items() if env.get(name) != value):
+    if lost := sorted(name for name, value in expected.items() if not _alike(env.get(name), value)):
         return f"{'SM_HP_' if lost[0].startswith('SM_HP_') else 'SM_CHANNEL_' if 'CHANNEL' in lost[0] else lost[0]}"
     lists = [json.loads(env.get(name) or "null") for name in ("SM_HOSTS", "SM_CHANNELS", "SM_NUM_CPUS", "SM_NUM_GPUS")]
     if lists[0] != sorted(case.hosts) or not {*own} <= {*(lists[1] or [])} or None in lists[2:]:
@@ -358,6 +362,14 @@ def _script(case: Case, host: str, seen: dict[str, Any]) -> str:
     if any(env.get(name) != value for name, value in case.request.get("Environment", {}).items()):
         return "the request's Environment"
     return "" if all(seen["channels"].get(name) for name in own) else "a channel is empty"
+
+
+def _alike(found: str | None, value: str) -> bool:
+    """Whether it is the same text, or the same JSON: some write [1,2], and some [1, 2]."""
+    try:
+        return found == value or (found is not None and json.loads(found) == json.loads(value))
+    except ValueError:
+        return False
 
 
 def _flags(values: dict[str, str]) -> dict[str, str]:

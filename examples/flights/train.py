@@ -8,10 +8,17 @@ import torch
 from accelerate import Accelerator
 from network import Network, tensors
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import trainkit
 from trainkit.processing.features import artifact
+
+
+class Rows(TensorDataset):
+    """A batch is cut out at once, and not put together row by row."""
+
+    def __getitems__(self, indices):
+        return self[indices]
 
 
 def read(folder, config):
@@ -30,8 +37,8 @@ def main():
     config = {"numbers": fitted.numbers, "codes": fitted.codes, "width": job.hp("width", 128)}
     *train, late, _ = read(job.channel("train"), config)
     config["mean"], config["std"] = mean, std = late.mean().item(), late.std().item()
-    data, model, epochs = TensorDataset(*train, late), Network(config), job.hp("epochs", 4)
-    batches = DataLoader(data, None, sampler=BatchSampler(RandomSampler(data), job.hp("batch", 512), drop_last=True))
+    data, model, epochs = Rows(*train, late), Network(config), job.hp("epochs", 4)
+    batches = DataLoader(data, job.hp("batch", 512), shuffle=True, drop_last=True, collate_fn=tuple)
     optimizer = torch.optim.AdamW(model.parameters(), job.hp("lr", 1e-3))
     model, optimizer, batches = accelerator.prepare(model, optimizer, batches)
     for step, (numbers, categories, late) in job.steps(chain(*repeat(batches, epochs)), total=epochs * len(batches)):

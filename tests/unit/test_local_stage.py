@@ -7,12 +7,11 @@ import math
 import os
 import sys
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import unprivileged
 
 from trainkit.errors import UsageError
 from trainkit.launch.output import Console
@@ -129,18 +128,6 @@ def test_what_cannot_be_read_is_an_error_for_data_and_a_warning_for_code(open_pa
     assert found.files == (source / "a",)
     assert {Path(error.filename).name for error in skipped} <= {"secret", "describe.json", "pyvenv.cfg"}
     assert skipped
-
-
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_a_folder_of_any_name_is_found_by_its_url(tmp_path: Path) -> None:

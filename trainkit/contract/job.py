@@ -110,7 +110,8 @@ def read(
     here = cluster.read(resources, source=resources_file, mistakes=mistakes) if resources is not None else None
     inputs = inputs or {}
     hps = hyperparameters.read(texts or {}, source=texts_file, mistakes=mistakes)
-    wishes = drivers.read(paths.channels, channels=inputs.keys(), environ=environ, mistakes=mistakes)
+    groups = [group.name for group in here.groups] if here else []
+    wishes = drivers.read(paths.channels, channels=inputs.keys(), environ=environ, mistakes=mistakes, groups=groups)
     chosen = settings.read(
         flags=flags or {}, environ=environ, hyperparameters=hps.texts, drivers=wishes.settings, mistakes=mistakes
     )
