@@ -14,13 +14,6 @@ import trainkit
 from trainkit.processing.features import artifact
 
 
-class Rows(TensorDataset):
-    """A batch is cut out at once, and not put together row by row."""
-
-    def __getitems__(self, indices):
-        return self[indices]
-
-
 def read(folder, config):
     """(numbers, categories, arrival delay, departure delay), one row per flight."""
     table = pq.read_table(folder)
@@ -37,8 +30,10 @@ def main():
     config = {"numbers": fitted.numbers, "codes": fitted.codes, "width": job.hp("width", 128)}
     *train, late, _ = read(job.channel("train"), config)
     config["mean"], config["std"] = mean, std = late.mean().item(), late.std().item()
-    data, model, epochs = Rows(*train, late), Network(config), job.hp("epochs", 4)
-    batches = DataLoader(data, job.hp("batch", 512), shuffle=True, drop_last=True, collate_fn=tuple)
+    data, model, epochs = TensorDataset(*train, late), Network(config), job.hp("epochs", 4)
+    # The batches are of row numbers: their rows are cut out of the table at once, and not put together one by one.
+    batch, rows = job.hp("batch", 512), range(len(data))
+    batches = DataLoader(rows, batch, shuffle=True, drop_last=True, collate_fn=data.__getitem__)
     optimizer = torch.optim.AdamW(model.parameters(), job.hp("lr", 1e-3))
     model, optimizer, batches = accelerator.prepare(model, optimizer, batches)
     for step, (numbers, categories, late) in job.steps(chain(*repeat(batches, epochs)), total=epochs * len(batches)):

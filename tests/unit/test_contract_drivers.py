@@ -54,7 +54,8 @@ def test_torchrun_means_all_hosts_of_a_heterogeneous_cluster_unless_groups_are_n
     paths = lay(tmp_path, distributed=torchrun(1))
     hosts = ["algo-1", "algo-2"]
     groups = [
-        {"instance_group_name": name, "instance_type": "ml.x", "hosts": [host]} for name, host in zip("ab", hosts)
+        {"instance_group_name": name, "instance_type": "ml.x", "hosts": [host]}
+        for name, host in zip("ab", hosts, strict=True)
     ]
     resources = {"current_host": "algo-1", "current_group_name": "a", "hosts": hosts, "instance_groups": groups}
     (paths.config / "resourceconfig.json").write_text(json.dumps(resources))
