@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,19 @@ def local(script: Path, *arguments: str, output: Path, deadline: float = DEADLIN
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=deadline, check=False,
     )  # fmt: skip
     return Ran(done.returncode, done.stdout.decode(errors="replace"), output)
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """As a user for whom modes count, in this process."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def processes_mentioning(text: str) -> list[str]:

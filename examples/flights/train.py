@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from network import Network, tensors
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import trainkit
 from trainkit.processing.features import artifact
@@ -31,7 +31,9 @@ def main():
     *train, late, _ = read(job.channel("train"), config)
     config["mean"], config["std"] = mean, std = late.mean().item(), late.std().item()
     data, model, epochs = TensorDataset(*train, late), Network(config), job.hp("epochs", 4)
-    batches = DataLoader(data, None, sampler=BatchSampler(RandomSampler(data), job.hp("batch", 512), drop_last=True))
+    # The batches are of row numbers: their rows are cut out of the table at once, and not put together one by one.
+    batch, rows = job.hp("batch", 512), range(len(data))
+    batches = DataLoader(rows, batch, shuffle=True, drop_last=True, collate_fn=data.__getitem__)
     optimizer = torch.optim.AdamW(model.parameters(), job.hp("lr", 1e-3))
     model, optimizer, batches = accelerator.prepare(model, optimizer, batches)
     for step, (numbers, categories, late) in job.steps(chain(*repeat(batches, epochs)), total=epochs * len(batches)):

@@ -360,6 +360,16 @@ def test_a_job_whose_host_is_lost_starts_again_where_the_request_says_so(
     ]  # fmt: skip
 
 
+def test_a_lost_host_that_is_not_tried_again_is_the_services_own_error(folder: Path) -> None:
+    (folder / "code/train.py").write_text("import time; time.sleep(600)")
+    ran = run(folder, request(), "--kill", "host=2@1s", "--isolation", "process", TRAINKIT_PEER_TIMEOUT="2")
+
+    assert ran.code
+    reason = "InternalServerError: We encountered an internal error. Please try again."
+    assert (ran.described["TrainingJobStatus"], ran.described["FailureReason"]) == ("Failed", reason)
+    assert "algo-2" in (ran.failure or ""), "here it is told who was lost"
+
+
 @pytest.mark.parametrize(
     ("limits", "end"),
     [

@@ -79,6 +79,10 @@ def test_flights_from_raw_tables_to_a_prediction_that_has_the_bits_of_training(t
     model = tmp_path / "trainkit-output/model"
     rows = json.loads((tmp_path / "rows/MANIFEST.json").read_text())
     assert verify(model) == [] and json.loads((model / "trainkit.json").read_text())["features"] == rows["artifact"]
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    *_, last = run(flights / "train.py", "--epochs=1", "--batch=8192", cwd=alone, **channels)
+    assert "carried_rmse" in last, "one rank alone trains, too"
     guessed = run_text(flights / "predict.py", model, "--rows", tmp_path / "rows/test", cwd=tmp_path)
     assert re.search(r"JFK 1950: \d\d\.\d minutes late, by the model", guessed), guessed
     assert "25 features have the bits they had in training; it was 29 minutes late" in guessed

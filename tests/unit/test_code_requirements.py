@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +16,7 @@ from pathlib import Path
 import pytest
 from wheels import offline, wheel
 
-from trainkit.code import codeartifact, requirements
+from trainkit.code import codeartifact, environment, requirements
 from trainkit.code.environment import Environment
 from trainkit.code.install import install, requirements_file
 from trainkit.errors import CodeError, StorageError, TrainkitError
@@ -224,3 +226,28 @@ def test_a_cache_that_is_not_ours_is_not_used(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "sagemaker/warmpoolcache").mkdir(parents=True)
     assert cache(tmp_path) == tmp_path / "sagemaker/warmpoolcache/trainkit/requirements"
     assert cache(tmp_path).stat().st_mode & 0o077 == 0
+
+
+def test_what_nobody_has_used_for_a_month_goes_and_what_is_used_or_being_made_stays(
+    links: Path, installs: Installs
+) -> None:
+    wheel(links, "one", "1.0")
+    wheel(links, "two", "1.0")
+    old, _ = installs("one\n")
+    kept = old.folder.parent
+    month = time.time() - environment.UNUSED - 60
+    for name in ("half", "busy", "recent"):
+        (kept / name).mkdir()
+    for path in (old.folder / "whole.json", kept / "half", kept / "busy"):
+        os.utime(path, (month, month))
+
+    again, _ = installs("one\n")
+    assert again == old, "it is used, and so it is young"
+    with environment.locked(kept, "busy"):
+        installs("two\n")
+    assert sorted(path.name for path in kept.iterdir() if path.is_dir() and len(path.name) < 32) == ["busy", "recent"]
+    assert old.whole
+
+    os.utime(old.folder / "whole.json", (month, month))
+    assert sorted(environment.prune(kept)) == sorted(["busy", old.folder.name])
+    assert not old.folder.exists()

@@ -50,6 +50,20 @@ def test_torchrun_asks_for_so_many_ranks_and_for_its_script(tmp_path: Path) -> N
     assert (read.settings.procs, read.settings.script, read.notes) == (4, "main.py", ())
 
 
+def test_torchrun_means_all_hosts_of_a_heterogeneous_cluster_unless_groups_are_named(tmp_path: Path) -> None:
+    paths = lay(tmp_path, distributed=torchrun(1))
+    hosts = ["algo-1", "algo-2"]
+    groups = [
+        {"instance_group_name": name, "instance_type": "ml.x", "hosts": [host]}
+        for name, host in zip("ab", hosts, strict=True)
+    ]
+    resources = {"current_host": "algo-1", "current_group_name": "a", "hosts": hosts, "instance_groups": groups}
+    (paths.config / "resourceconfig.json").write_text(json.dumps(resources))
+
+    assert job.read(paths, environ={}).hosts == ("algo-1", "algo-2")
+    assert job.read(paths, environ={"TRAINKIT_GROUPS": "a"}).hosts == ("algo-1",)
+
+
 @pytest.mark.parametrize("count", [None, 0])
 def test_torchrun_without_a_number_leaves_it_to_the_machine(tmp_path: Path, count: int | None) -> None:
     assert job.read(lay(tmp_path, distributed=torchrun(count)), environ={}).settings.procs is None

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from trainkit.local import members, model
+from trainkit.local import members, model, training_rules
 from trainkit.local.members import Fate
 
 
@@ -47,6 +47,17 @@ def test_no_line_is_about_a_member_that_the_api_does_not_know(shape: str) -> Non
 
 def said(request: Mapping[str, object], table: Mapping[str, Fate] = members.TRAINING) -> list[str]:
     return [one.key for one in members.judge(request, table)]
+
+
+def test_a_shuffle_that_changes_nothing_is_told_with_its_channel() -> None:
+    shuffled = {"ChannelName": "a", "ShuffleConfig": {"Seed": 1}}
+    definition = {
+        "AlgorithmSpecification": {"TrainingImage": "image", "TrainingInputMode": "FastFile"},
+        "InputDataConfig": [shuffled, {**shuffled, "ChannelName": "b", "InputMode": "Pipe"}, {"ChannelName": "c"}],
+    }
+    for request in (definition, {"TrainingJobDefinition": definition}):
+        told = training_rules.notes(request, members.TRAINING)
+        assert told == ["ShuffleConfig of a: FastFile channels have no order"]
 
 
 def test_what_is_null_false_or_empty_is_not_there() -> None:

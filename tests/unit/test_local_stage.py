@@ -7,16 +7,16 @@ import math
 import os
 import sys
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import unprivileged
 
 from trainkit.errors import UsageError
 from trainkit.launch.output import Console
 from trainkit.local import archive, claim, inputs, layout, objects, request, screen, stage, status
+from trainkit.local.sources import Source
 
 
 def lay(root: Path, *names: str) -> Path:
@@ -131,16 +131,23 @@ def test_what_cannot_be_read_is_an_error_for_data_and_a_warning_for_code(open_pa
     assert skipped
 
 
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
+def test_what_the_service_would_take_for_part_of_a_prefix_is_warned_of(tmp_path: Path, s3: Any) -> None:
+    from trainkit.storage import files
+
+    for name in ("train/1", "train2/1", "train.csv", "trail/1"):
+        files.put_new(f"{s3.bucket}/{name}", b"x")
+
+    def warned(url: str) -> list[str]:
+        said: list[str] = []
+        source = Source("channel c", "c", "/opt/ml/input/data/c", url)
+        (found,) = inputs.survey([source], base=tmp_path, covered=None, output=tmp_path / "out", warn=said.append)
+        assert [item.name for item in found.items] == ["1"]
+        return said
+
+    (said,) = warned(f"{s3.bucket}/train")
+    assert f"channel c: the service takes {s3.bucket}/train2/, {s3.bucket}/train.csv for part of" in said
+    assert said.endswith("end it with a slash")
+    assert warned(f"{s3.bucket}/train/") == warned(f"{s3.bucket}/trail") == []
 
 
 def test_a_folder_of_any_name_is_found_by_its_url(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
+from harness import unprivileged
 
 from trainkit.contract import job as contract
 from trainkit.contract.cluster import Cluster
@@ -15,7 +17,7 @@ from trainkit.contract.job import Job
 from trainkit.contract.paths import Paths
 from trainkit.contract.settings import Settings
 from trainkit.errors import ScriptMissing
-from trainkit.plan import explain, launch, network, script
+from trainkit.plan import code, explain, launch, network, script
 from trainkit.plan.launch import Meeting
 from trainkit.plan.machine import Machine, look
 from trainkit.plan.script import Script
@@ -196,6 +198,27 @@ def test_a_missing_script_is_named_with_what_is_there_instead(tmp_path: Path) ->
         script.look(Script(tmp_path / "x/train.py", tmp_path / "x"))
 
 
+def test_code_that_the_image_s_user_may_not_read_is_named_with_the_user_and_the_mode(open_path: Path) -> None:
+    closed, private, shut = open_path / "closed", open_path / "private.py", open_path / "own/inner"
+    for folder in (closed, shut):
+        folder.mkdir(parents=True)
+        (folder / "train.py").touch()
+        folder.chmod(0o700)
+    private.touch()
+    private.chmod(0o600)
+    (open_path / "train.py").write_text("import own.inner.train\n")
+    with unprivileged():
+        uid = os.geteuid()
+        for path, what in ((closed / "train.py", f"enter {closed}"), (private, f"read {private}")):
+            with pytest.raises(ScriptMissing, match=rf"^uid {uid} may not {what}, which has the mode 0[67]00") as found:
+                script.look(Script(path, path.parent))
+            assert "RUN chmod -R a+rX" in str(found.value)
+        with pytest.raises(ScriptMissing, match=f"may not enter {closed}"):
+            script.locate(job(settings=Settings(source=str(closed))))
+        # Of an import Python itself says that it cannot be had.
+        assert script.look(Script(open_path / "train.py", open_path)).imports == {"own"}
+
+
 def test_a_shell_script_without_its_mode_runs_under_bash(tmp_path: Path) -> None:
     path = tmp_path / "run.sh"
     path.write_text("#!/bin/sh\n")
@@ -216,6 +239,35 @@ def test_a_plan_tells_itself_in_words_and_in_json() -> None:
     assert data["argv"][-2:] == ["--lr", "0.1"]
     assert data["ranks"][1]["environment"]["RANK"] == "1"
     assert data["environment"]["SM_HP_LR"] == "0.1"
+
+
+def test_a_plan_tells_what_comes_before_the_ranks_and_whose_spelling_is_used(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("peft\n")
+    sent = job(settings=Settings(features="features.py", source=str(tmp_path)), sagemaker_program='"train.py"')
+    order = code.order(sent, TORCH)
+    made = plan(sent)
+    assert [line.split(maxsplit=1) for line in explain.as_text(made, order).splitlines()[-3:]] == [
+        ["dialect", "toolkit (by what the client sent)"],
+        ["first", "install requirements.txt"],
+        ["first", "make features: features.py"],
+    ]
+    data = explain.as_data(made, order)
+    assert (data["dialect"], data["features"]) == ("toolkit", "features.py")
+    assert data["code"] == {"source": None, "requirements": None}
+
+    far = job(settings=Settings(source="https://me:token@host/code.tar.gz", dialect="json"))
+    text = explain.as_text(plan(far), code.order(far, TORCH))
+    assert "token" not in text
+    assert text.splitlines()[-3:] == [
+        "  dialect     json", "  first       fetch the code: https://***@host/code.tar.gz",
+        "  first       install requirements.txt, if it has one",
+    ]  # fmt: skip
+    assert "first  " not in explain.as_text(plan(job()))
+
+
+def test_gpus_that_stay_idle_are_told_with_what_uses_them_whoever_asked_for_one_process(tmp_path: Path) -> None:
+    (warning,) = plan(job(settings=Settings(procs=1)), machine=dataclasses.replace(P5, efa=0)).warnings
+    assert warning == "1 of 8 GPUs will be used: set procs to 8 to use all of them"
 
 
 def test_the_same_facts_give_the_same_plan_on_every_host() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import unprivileged
 
 from trainkit.errors import ScriptMissing, TrainkitError, UsageError
 from trainkit.plan import command, spark
@@ -28,6 +29,21 @@ def resolve(folder: Path, *arguments: str, hosts: int = 1, cluster: str | None =
     given = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", **environ}
     script = environ.get("script")
     return command.resolve(arguments, folders=(folder,), environ=given, script=script, hosts=hosts, cluster=cluster)
+
+
+def test_a_folder_that_the_image_s_user_may_not_enter_is_named_and_another_one_still_looked_into(
+    open_path: Path,
+) -> None:
+    for name in ("closed", "open"):
+        (open_path / name).mkdir()
+        (open_path / name / "prep.py").touch()
+    (open_path / "closed").chmod(0o700)
+    with unprivileged():
+        folders = [open_path / "closed", open_path / "open"]
+        assert command.find("prep.py", folders=folders) == open_path / "open/prep.py"
+        for words in (("prep.py",), ()):
+            with pytest.raises(ScriptMissing, match=rf"^uid \d+ may not enter {open_path}/closed, .*\n.*chmod"):
+                resolve(open_path / "closed", *words)
 
 
 @pytest.mark.parametrize("prefix", [(), ("process",), ("train",), ("trainkit", "process"), ("process", "process")])

@@ -15,7 +15,8 @@ from trainkit.contract import job as contract
 from trainkit.contract.paths import Paths
 from trainkit.local import config, layout
 from trainkit.local.request import Shorthand, compose, hosts
-from trainkit.plan import explain, launch, machine, script
+from trainkit.plan import code, explain, launch, machine, script
+from trainkit.plan.code import Order
 from trainkit.plan.launch import LaunchPlan
 
 
@@ -26,14 +27,14 @@ def main(argv: Sequence[str]) -> int:
     given = parser.parse_args(argv)
     plans = make(arguments.shorthand(given))
     if given.json:
-        print(json.dumps([explain.as_data(plan) for plan in plans], indent=2))
+        print(json.dumps([explain.as_data(plan, order) for plan, order in plans], indent=2))
     else:
-        print("\n\n".join(explain.as_text(plan) for plan in plans))
+        print("\n\n".join(explain.as_text(plan, order) for plan, order in plans))
     return 0
 
 
-def make(shorthand: Shorthand) -> list[LaunchPlan]:
-    """One plan per host. Raises ConfigError as `train` would."""
+def make(shorthand: Shorthand) -> list[tuple[LaunchPlan, Order | None]]:
+    """One plan per host, and what must be done with the code first. Raises ConfigError as `train` would."""
     request = compose(shorthand, output=Path("trainkit-output"), now=datetime.datetime.now())
     environ = layout.environment(request, os.environ)
     here = machine.look(environ)
@@ -47,5 +48,6 @@ def make(shorthand: Shorthand) -> list[LaunchPlan]:
         real = shorthand.script.resolve()
         seen = script.look(script.Script(real, real.parent))
         entry = dataclasses.replace(seen, path=placed.path, folder=placed.folder)
-        plans.append(launch.make(job, machine=here, script=entry, environ=environ))
+        order = code.order(dataclasses.replace(job, unpacked=real.parent), seen)
+        plans.append((launch.make(job, machine=here, script=entry, environ=environ), order))
     return plans

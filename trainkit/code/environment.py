@@ -20,6 +20,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import venv
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +31,9 @@ from trainkit.code.requirements import installed
 from trainkit.errors import CodeError
 from trainkit.storage.commit import write_whole
 
+UNUSED = 30 * 24 * 3600
+"""Seconds after which an environment goes: longer than a job can run (28 days), so that none is in use."""
+_WHOLE = "whole.json"
 _OURS = ("python", "activate", "Activate", "pip")
 
 
@@ -58,7 +62,7 @@ class Environment:
 
     @property
     def whole(self) -> bool:
-        return (self.folder / "whole.json").is_file()
+        return (self.folder / _WHOLE).is_file()
 
     def make(self, *, beneath: list[str], with_pip: bool) -> None:
         """Anew, over the site folders `beneath`. Raises CodeError where that cannot be."""
@@ -86,7 +90,7 @@ class Environment:
             if not program.name.startswith(_OURS):
                 (self.programs / program.name).symlink_to(program)
         has = installed([str(self.site)])
-        write_whole(self.folder / "whole.json", json.dumps(has, sort_keys=True))
+        write_whole(self.folder / _WHOLE, json.dumps(has, sort_keys=True))
         return has
 
     def _put_aside(self) -> None:
@@ -111,6 +115,11 @@ class Environment:
                     found.append(line)
         return tuple(dict.fromkeys(found))
 
+    def touch(self) -> None:
+        """It is used today."""
+        with suppress(OSError):  # somebody else's, who may write it
+            os.utime(self.folder / _WHOLE)
+
     def has_programs(self) -> bool:
         return self.programs.is_dir() and any(self.programs.iterdir())
 
@@ -130,6 +139,23 @@ def cache(root: Path) -> Path:
             if owner in (os.geteuid(), 0) and os.access(folder, os.W_OK):
                 return folder
     raise CodeError(f"cannot write {wishes[-1]}: requirements need a folder to be installed into. Set HOME to one")
+
+
+def prune(cache: Path) -> list[str]:
+    """Remove what nobody has used for so long, and what was never finished. Returns their names.
+
+    Locks stay: one who waits for a file that is gone would hold a lock that nobody else can see.
+    """
+    gone = []
+    for folder in [path for path in cache.iterdir() if path.is_dir()]:
+        with suppress(OSError), (cache / f"{folder.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by one who makes it, or is about to use it
+            mark = folder / _WHOLE
+            used = (mark if mark.exists() else folder).stat().st_mtime
+            if time.time() - used > UNUSED:
+                shutil.rmtree(folder)
+                gone.append(folder.name)
+    return gone
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trainkit.code import pip
 from trainkit.code import requirements as required
-from trainkit.code.environment import Environment, cache, locked
+from trainkit.code.environment import Environment, cache, locked, prune
 from trainkit.errors import CodeError
 from trainkit.plan.code import REQUIREMENTS, requires_something
 
@@ -49,10 +49,9 @@ def install(
     kept = cache(root)
     made = Environment(kept / name)
     what = " and ".join(filter(None, [file.name if file else "", f"the package in {folder}" if package else ""]))
-    if made.whole:
-        return made
     with locked(kept, name):
-        if made.whole:  # another host of this machine was quicker
+        if made.whole:
+            made.touch()
             return made
         say(f"installing {what}")
         began = time.monotonic()
@@ -64,6 +63,7 @@ def install(
         except BaseException:
             shutil.rmtree(made.folder, ignore_errors=True)
             raise
+        prune(kept)
     say(f"installed {_told(has, there)} in {time.monotonic() - began:.1f} s ({what})")
     return made
 

@@ -44,8 +44,14 @@ class Wishes(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def read(data: Path, *, channels: Collection[str], environ: Mapping[str, str], mistakes: list[Mistake]) -> Wishes:
-    """What `data`/sm_drivers asks for; nothing where there is no such channel, or no such files in it."""
+def read(
+    data: Path, *, channels: Collection[str], environ: Mapping[str, str], mistakes: list[Mistake],
+    groups: Collection[str] = (),
+) -> Wishes:  # fmt: skip
+    """What `data`/sm_drivers asks for; nothing where there is no such channel, or no such files in it.
+
+    `groups` are the job's instance groups: the SDK's own drivers start all hosts as one world, whatever their groups.
+    """
     if DRIVERS_CHANNEL not in channels:
         return Wishes()
     folder = data / DRIVERS_CHANNEL
@@ -56,7 +62,7 @@ def read(data: Path, *, channels: Collection[str], environ: Mapping[str, str], m
     settings: dict[str, Said] = {}
     code = data / "code" if "code" in channels else None
     _source_code(source or {}, folder / SOURCE_CODE, code=code, done=STARTED in environ, into=settings)
-    notes = _distributed(distributed or {}, folder / DISTRIBUTED, into=settings, mistakes=mistakes)
+    notes = _distributed(distributed or {}, folder / DISTRIBUTED, groups=groups, into=settings, mistakes=mistakes)
     return Wishes(settings, notes)
 
 
@@ -90,7 +96,7 @@ def _source_code(raw: document.Document, file: Path, *, code: Path | None, done:
 
 
 def _distributed(
-    raw: document.Document, file: Path, *, into: dict[str, Said], mistakes: list[Mistake]
+    raw: document.Document, file: Path, *, groups: Collection[str], into: dict[str, Said], mistakes: list[Mistake]
 ) -> tuple[str, ...]:
     def wrong(key: str, value: object, problem: str, remedy: str) -> None:
         mistakes.append(Mistake(str(file), key, plain(value), problem, remedy))
@@ -114,6 +120,8 @@ def _distributed(
     if raw.get("smp"):
         wrong("smp", None, "asks for SageMaker's model parallelism (SMP), which trainkit does not have",
               "Use an image of AWS's that has it, or shard with torch's own FSDP and leave smp out")  # fmt: skip
+    if len(groups) > 1:
+        into["groups"] = Said(str(file), "", ",".join(groups))
     count = raw.get("process_count_per_node")
     if count is not None and plain(count) != 0:  # 0 is the SDK's word for "as many as there are"
         into["procs"] = Said(str(file), "process_count_per_node", spelled(count))

@@ -120,7 +120,10 @@ def read(
     if dialect.DRIVERS_CHANNEL in inputs:
         from trainkit.contract import drivers  # most jobs have none
 
-        asked, notes = drivers.read(paths.channels, channels=inputs.keys(), environ=environ, mistakes=mistakes)
+        groups = [group.name for group in here.groups] if here else []
+        asked, notes = drivers.read(
+            paths.channels, channels=inputs.keys(), environ=environ, mistakes=mistakes, groups=groups
+        )
     chosen = settings.read(
         flags=flags or {}, environ=environ, hyperparameters=hps.texts, drivers=asked, mistakes=mistakes
     )

@@ -80,6 +80,7 @@ def survey(
             one = Found(source, _in_order(items), base=at)
         else:
             one = _listed(source, at)
+            _tell_siblings(source, at, warn)
         for path in {item.place for item in one.items if isinstance(item.place, Path) and one.base is None}:
             _check(source.what, path, covered=covered, output=output)
         found.append(one)
@@ -203,6 +204,17 @@ def _listed(source: Source, url: str) -> Found:
     if not url.endswith("/") and files.head(url):
         return Found(source, (Item(url.rpartition("/")[2], url),))
     raise UsageError(f"there is no object {url}, and none in such a folder: compare the name, letter by letter")
+
+
+def _tell_siblings(source: Source, url: str, warn: Callable[[str], None]) -> None:
+    """The service takes a prefix for the beginning of names, and what it makes of the longer ones nobody wants."""
+    from trainkit.storage import files
+
+    if not url.endswith("/") and (others := files.siblings(url)):
+        warn(
+            f"warning: {source.what}: the service takes {', '.join(others[:3])} for part of {url} too, and hosts here "
+            f"do not get it: end it with a slash"
+        )
 
 
 def _in_order(items: Sequence[Item]) -> tuple[Item, ...]:

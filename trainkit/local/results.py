@@ -18,7 +18,7 @@ from trainkit.launch.output import Console
 from trainkit.local import archive, objects, verdict
 from trainkit.local.objects import Place, below
 from trainkit.local.request import Request
-from trainkit.local.status import Status, failure_reason
+from trainkit.local.status import INTERNAL_ERROR, Status, failure_reason
 from trainkit.local.training import Ended
 from trainkit.local.verdict import Verdict
 from trainkit.storage.commit import write_whole
@@ -82,12 +82,17 @@ class Finish:
         self._places = places
 
     def finish(
-        self, ended: Ended, *, metrics: Mapping[str, float], trouble: Exception | None, more: Mapping[str, Any]
-    ) -> Result:
-        """`trouble` is what kept the checkpoints from being copied; `more` belongs into the description, too."""
+        self, ended: Ended, *, metrics: Mapping[str, float], trouble: Exception | None, more: Mapping[str, Any],
+        lost: bool = False,
+    ) -> Result:  # fmt: skip
+        """`trouble` is what kept the checkpoints from being copied; `more` belongs into the description, too.
+
+        `lost`: a host was, and it was not the job's last attempt that failed but the service that gave up.
+        """
         output = self._places.output
         found = verdict.judge(ended, logs=output / "logs")
         reason = failure_reason(found.failure, found.exit_code) if found.exit_code else None
+        reason = INTERNAL_ERROR if reason and lost else reason
         model = None
         try:
             if trouble:

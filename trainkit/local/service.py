@@ -97,7 +97,8 @@ def run(job: Request, options: Options, around: Surroundings, console: Console) 
         status.enter("Uploading")
         finish = Finish(job, console, status, places)
         values = metrics.values
-        return finish.finish(ended, metrics=values, trouble=attempts.trouble, more=around.described(values))
+        more, trouble = around.described(values), attempts.trouble
+        return finish.finish(ended, metrics=values, trouble=trouble, more=more, lost=attempts.lost)
 
 
 @contextlib.contextmanager
@@ -145,6 +146,8 @@ class _Attempts:
         self._trained = 0.0  # seconds
         self._attempts = 0  # that are over
         self._lost: list[str] = []
+        self.lost = False
+        """Whether the last attempt ended because the platform lost a host."""
         self.trouble: OSError | StorageError | None = None
         """What kept the checkpoints from being copied in the end."""
 
@@ -156,8 +159,8 @@ class _Attempts:
             with contextlib.ExitStack() as stack:
                 stack.callback(chosen.close)
                 ended = self._attempt(found, chosen, stack)
-            lost = bool(self._lost) and ended.stop in (None, Stop.FAILED)
-            if not lost or not (self._job.get("EnableManagedSpotTraining") or restarts):
+            self.lost = bool(self._lost) and ended.stop in (None, Stop.FAILED)
+            if not self.lost or not (self._job.get("EnableManagedSpotTraining") or restarts):
                 return ended
             if self._job.get("EnableManagedSpotTraining"):
                 self._status.enter("Interrupted")

@@ -14,6 +14,8 @@ from trainkit.local.request import Request
 from trainkit.storage.commit import write_whole
 
 REASON_LIMIT = 1024
+INTERNAL_ERROR = "InternalServerError: We encountered an internal error. Please try again."
+"""What the service says where a host of its own was lost, once it has tried as often as it was told to."""
 ARN = "arn:aws:sagemaker:local:000000000000:training-job/"
 PROCESSING_ARN = "arn:aws:sagemaker:local:000000000000:processing-job/"
 _MESSAGES = {

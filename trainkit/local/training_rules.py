@@ -43,7 +43,15 @@ def refused(request: Any, table: Mapping[str, Fate], *, file: str) -> list[Mista
 def notes(request: Request, table: Mapping[str, Fate] = members.TRAINING) -> list[str]:
     """What has no effect here, in words."""
     texts = [one.fate.text for one in members.judge(request, table) if isinstance(one.fate, members.Noted)]
-    return list(dict.fromkeys(texts))
+    return [*dict.fromkeys(texts), *_unshuffled(request.get("TrainingJobDefinition") or request)]
+
+
+def _unshuffled(definition: Request) -> Iterator[str]:
+    """Files have no order: what a shuffle could change is who gets which, and how the service deals is not known."""
+    for one in definition.get("InputDataConfig") or []:
+        mode = one.get("InputMode") or definition["AlgorithmSpecification"]["TrainingInputMode"]
+        if one.get("ShuffleConfig") and mode != "Pipe":
+            yield f"ShuffleConfig of {one['ChannelName']}: {mode} channels have no order"
 
 
 def rules(request: Request) -> Found:

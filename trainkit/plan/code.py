@@ -15,6 +15,7 @@ from typing import Any
 
 from trainkit.contract.job import Job
 from trainkit.contract.source import SOURCEDIR, is_archive, is_url
+from trainkit.plan import permission
 from trainkit.plan.script import Script, is_package, may_be_module
 
 REQUIREMENTS = "requirements.txt"
@@ -82,6 +83,7 @@ def _to_fetch(job: Job, script: Script) -> str | None:
         return asked
     if asked:
         path = Path(asked).absolute()
+        permission.check(path, read=True)
         return str(path) if is_archive(asked) or path.is_file() else None
     # Under network isolation the SDK sends its archive by the channel.
     sent = job.code_channel / SOURCEDIR if job.code_channel else None

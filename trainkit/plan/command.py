@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainkit.errors import ScriptMissing
-from trainkit.plan import spark
+from trainkit.plan import permission, spark
 from trainkit.plan.definition import ENTRY, is_definition
 from trainkit.plan.launch import BOOTSTRAP, Process
 
@@ -79,8 +79,11 @@ def find(script: str, *, folders: Sequence[Path]) -> Path:
     """The script of that name. Raises ScriptMissing with the places that were searched."""
     candidates = [folder / script for folder in folders] if not Path(script).is_absolute() else [Path(script)]
     for candidate in candidates:
-        if candidate.is_file():
+        if permission.is_file(candidate):
+            permission.check(candidate, read=True)
             return candidate.absolute()
+    for candidate in candidates:
+        permission.check(candidate, read=True)
     places = ", ".join(str(candidate) for candidate in candidates)
     raise ScriptMissing(
         f"there is no script {script}: looked for {places}\n"
@@ -102,8 +105,10 @@ def _without_ourselves(given: list[str]) -> list[str]:
 
 def _default(folders: Sequence[Path]) -> str:
     for name in _DEFAULTS:
-        if any((folder / name).is_file() for folder in folders):
+        if any(permission.is_file(folder / name) for folder in folders):
             return name
+    for folder in folders:
+        permission.check(folder, read=False)
     raise ScriptMissing(
         f"no script was named, and there is no {' or '.join(_DEFAULTS)} in {', '.join(map(str, folders))}\n"
         f'Name one: ContainerArguments is what `process` is given, as in ["prep.py", "--x", "1"]'

@@ -264,5 +264,5 @@ def _gpu_warnings(machine: Machine, procs: int) -> tuple[str, ...]:
             f"{procs} ranks share {machine.gpus} GPUs: NCCL refuses two ranks on one GPU; use --procs {machine.gpus}",
         )
     if machine.gpus > procs:
-        return (f"{procs} of {machine.gpus} GPUs will be used: leave --procs out to use all of them",)
+        return (f"{procs} of {machine.gpus} GPUs will be used: set procs to {machine.gpus} to use all of them",)
     return ()

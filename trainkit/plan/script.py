@@ -17,6 +17,7 @@ from pathlib import Path
 from trainkit.contract.job import Job
 from trainkit.contract.source import module_of
 from trainkit.errors import ScriptMissing
+from trainkit.plan import permission
 
 TORCH_FAMILY = frozenset(
     {
@@ -68,13 +69,18 @@ class Script:
 
 
 def locate(job: Job) -> Script:
-    """The script that the job's settings name, unread. Of code that is not there yet, as far as names tell."""
+    """The script that the job's settings name, unread. Of code that is not there yet, as far as names tell.
+
+    Raises ScriptMissing for a name that cannot be one, and for code that this user may not read.
+    """
     folder, name = job.source, job.settings.script
+    permission.check(folder, read=False)
     if job.settings.command:
         return Script(path=folder, folder=folder, command=job.settings.command)
     module = module_of(name)
     if module is None:
         path = folder / name
+        permission.check(path, read=path.suffix in (".py", ".sh"))
         # The toolkit's module form: a program without a suffix, where the source is a package.
         module = name if may_be_module(name) and not path.exists() and is_package(folder) else ""
         if not module:
@@ -114,6 +120,7 @@ def look(script: Script) -> Script:
         # A module that is installed from elsewhere is unread: it says itself if it cannot be found.
         imports, needs_dynamo = _scan(path, home=folder) if path.is_file() else (frozenset(), False)
         return replace(script, imports=imports, needs_dynamo=needs_dynamo)
+    permission.check(path, read=path.suffix in (".py", ".sh"))
     if not path.is_file():
         there = _entries(folder)
         raise ScriptMissing(
@@ -135,7 +142,7 @@ def _module_file(folder: Path, module: str) -> Path | None:
     inner = Path(*module.split("."))
     names = (inner.with_suffix(".py"), inner / "__main__.py")
     candidates = [base / name for base in (folder, folder / "src") for name in names]
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if permission.is_file(path)), None)
 
 
 def _scan(entry: Path, *, home: Path) -> tuple[frozenset[str], bool]:
@@ -167,7 +174,7 @@ def _own_modules(folder: Path, name: str) -> list[Path]:
     parts = [part for part in name.split(".") if part]
     packages = [folder.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
     module = folder.joinpath(*parts).with_suffix(".py") if parts else None
-    return [file for file in [*packages, module] if file and file.is_file()]
+    return [file for file in [*packages, module] if file and permission.is_file(file)]
 
 
 def _entries(folder: Path) -> str:

@@ -20,12 +20,23 @@ from pathlib import Path
 
 from trainkit.storage import commit
 from trainkit.storage.local import LocalStore
-from trainkit.storage.store import Data, Entry, ObjectExists, ObjectMissing, Store, Uploads, failure, folder, told
+from trainkit.storage.store import (
+    Data,
+    Entry,
+    ObjectExists,
+    ObjectMissing,
+    Prefixes,
+    Store,
+    Uploads,
+    failure,
+    folder,
+    told,
+)
 
 __all__ = [
     "Entry", "ObjectExists", "ObjectMissing",
     "abandon", "delete", "download", "get", "get_range", "head", "list", "put_new", "put_stream", "read",
-    "unfinished",
+    "siblings", "unfinished",
 ]  # fmt: skip
 
 URL = str | os.PathLike[str]
@@ -90,6 +101,13 @@ def head(url: URL) -> Entry | None:
     """What is known about one object, or None where there is none."""
     url = os.fspath(url)
     return _store(url).head(url)
+
+
+def siblings(url: URL) -> tuple[str, ...]:
+    """URLs beside a folder that begin with its name: what a prefix without a slash at its end means too. S3 only."""
+    url = os.fspath(url).rstrip("/")
+    store = _store(url)
+    return tuple(one for one in store.beside(url) if one.rstrip("/") != url) if isinstance(store, Prefixes) else ()
 
 
 def delete(url: URL) -> None:

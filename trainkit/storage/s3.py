@@ -148,6 +148,13 @@ class S3Store:
                 return
             page = {"ContinuationToken": page["NextContinuationToken"]}
 
+    def beside(self, url: str) -> Iterator[str]:
+        """What stands in the same folder and begins with the name of `url`, itself included: folders end in a slash."""
+        bucket, prefix = split(url.rstrip("/"))
+        page = self.request("list_objects_v2", url, "list what is beside it", key=None, Prefix=prefix, Delimiter="/")
+        for found in (*page.get("CommonPrefixes", ()), *page.get("Contents", ())):
+            yield f"s3://{bucket}/{found.get('Prefix') or found.get('Key')}"
+
     def head(self, url: str) -> Entry | None:
         try:
             answer = self.request("head_object", url, "look at it")

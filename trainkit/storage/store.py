@@ -60,6 +60,14 @@ class Uploads(Protocol):
     def abort_upload(self, url: str, upload: str) -> None: ...
 
 
+@runtime_checkable
+class Prefixes(Protocol):
+    """Storage whose folders are but the beginnings of names, so that `train` is that of `train2/` too."""
+
+    def beside(self, url: str) -> Iterator[str]:
+        """The folders and objects in the folder of `url` that begin as it does, itself included; a thousand at most."""
+
+
 class Source:
     """The caller's chunks. Their own error is remembered, so that storage is not blamed for it."""
 
