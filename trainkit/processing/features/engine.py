@@ -27,6 +27,7 @@ _FORMATS = {
 }  # fmt: skip
 _GROWS, _PACKED = 2, 8
 """How many times as large as its files a table may be in memory, roughly; and of files that are packed."""
+ROWS = 64 << 10  # of a batch
 _ENDS = 64 << 10  # bytes at each end of a file that stand for it: of Parquet, its footer
 
 
@@ -136,6 +137,19 @@ def asked(connection: Any, sql: str, doing: str) -> Any:
     try:
         return connection.execute(sql)
     except duckdb.Error as error:
+        raise DataError(f"{doing}: {error}") from error
+
+
+def arriving(connection: Any, sql: str, doing: str) -> Iterator[Any]:
+    """The rows of a SELECT as Arrow's batches, an empty one first, while duckdb makes the next; errors as `asked`'s."""
+    import duckdb
+    import pyarrow as pa
+
+    try:
+        reader = connection.sql(sql).to_arrow_reader(ROWS)
+        yield pa.RecordBatch.from_pylist([], schema=reader.schema)
+        yield from reader
+    except (duckdb.Error, pa.ArrowInvalid) as error:
         raise DataError(f"{doing}: {error}") from error
 
 
