@@ -83,7 +83,7 @@ def compare(applied: Any, raw: dict[str, list[Any]], part: pa.Table, table: pa.T
 
 def test_the_numbers_sql_of_other_engines_is_the_same_bits_in_duckdb(made: Any) -> None:
     """On duckdb numpy computes them, so that this SQL would only be seen on Spark."""
-    applied, raw, out = made
+    applied, raw, _ = made
     numeric = [
         (one, learnt)
         for one, learnt in zip(applied.transforms, applied.fitted, strict=True)

@@ -46,7 +46,7 @@ class Choices:
 
 def run(
     features: Features,
-    inputs: Mapping[str, Path],
+    inputs: Mapping[str, Path | str],
     output: Path,
     *,
     choices: Choices | None = None,
@@ -63,8 +63,11 @@ def run(
     if choices.once and made_of(output) == key:
         tell(f"made before, of the same definition and inputs: {output}")
         return artifact.load(output)
-    with engine.opened(limit=choices.memory, threads=choices.threads, spill=choices.spill) as connection:
-        kinds = engine.prepare(connection, features, found, room=engine.room(choices.memory), tell=tell)
+    with (
+        engine.here(found, spill=choices.spill, tell=tell) as lying,
+        engine.opened(limit=choices.memory, threads=choices.threads, spill=choices.spill) as connection,
+    ):
+        kinds = engine.prepare(connection, features, lying, room=engine.room(choices.memory), tell=tell)
         if given and dict(given.kinds) != kinds:
             raise DataError(f"the artifact {given.hash} was fitted on {dict(given.kinds)}, and the table has {kinds}")
         looked, summed = _look(connection, features, kinds, choices, tell)
