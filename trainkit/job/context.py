@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
@@ -448,21 +448,23 @@ class Context:
         """
         from trainkit.artifact.model import save
 
-        # Not self.model_dir: making it can fail, and the other ranks must hear of that.
-        with TemporaryDirectory(prefix="trainkit-fitted-") as scratch:
+        # Not self.model_dir, and no folder for what is fetched: making one can fail, and the other ranks must hear of that.
+        with ExitStack() as away:
             save(
                 model, self._facts.model, rank=self.rank, files=files or {}, job=self.name, step=self._step,
-                features=lambda: self._fitted(features, Path(scratch)),
+                features=lambda: self._fitted(features, away),
             )  # fmt: skip
         self._tell_unread()
 
-    def _fitted(self, named: str | os.PathLike[str] | None, scratch: Path) -> Path | None:
+    def _fitted(self, named: str | os.PathLike[str] | None, away: ExitStack) -> Path | None:
         from trainkit.job import fitted
 
+        scratch = TemporaryDirectory(prefix="trainkit-fitted-", ignore_cleanup_errors=True)
+        into = Path(away.enter_context(scratch))
         if named is not None:
-            return fitted.named(os.fspath(named), scratch)
+            return fitted.named(os.fspath(named), into)
         known = [one.where for one in self._facts.channels.values() if one.mode != "Pipe"]
-        return fitted.carried([_local(one) or one for one in known], scratch, say=mention)
+        return fitted.carried([_local(one) or one for one in known], into, say=mention)
 
     def _source(self, name: str) -> facts.Source | None:
         known = self._facts.channels
