@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from features_tables import EVERYTHING, RAW, SCHEMA, lay, rows
 
+from trainkit.processing.features import engine, sql
+from trainkit.processing.features.declared import NUMBER
 from trainkit.processing.features.run import Choices, run
 
 ROWS = 1_100_000 if os.environ.get("TRAINKIT_TEST_FAULTS") == "all" else 12_000
@@ -77,6 +79,27 @@ def compare(applied: Any, raw: dict[str, list[Any]], part: pa.Table, table: pa.T
                 if off.any():
                     at = int(np.argwhere(off)[0][0])
                     wrong.setdefault((output, name), (raw[one.column][places[at]], sql[at], other[at]))
+
+
+def test_the_numbers_sql_of_other_engines_is_the_same_bits_in_duckdb(made: Any) -> None:
+    """On duckdb numpy computes them, so that this SQL would only be seen on Spark."""
+    applied, raw, _ = made
+    numeric = [
+        (one, learnt)
+        for one, learnt in zip(applied.transforms, applied.fitted, strict=True)
+        if applied.kinds[one.column] in NUMBER and one.kind in ("Standardize", "Log1p", "Bucketize")
+    ]
+    assert len(numeric) == 9
+    with engine.opened(threads=1) as connection:
+        connection.register(engine.TABLE, pa.table(raw, schema=SCHEMA))
+        statement = sql.features(
+            [one for one, _ in numeric], None, ["row"], table=engine.TABLE, kinds=applied.kinds,
+            fitted=[learnt for _, learnt in numeric], dialect=sql.DUCKDB,
+        )  # fmt: skip
+        found = connection.sql(statement).to_arrow_table()
+    batch = applied.batch(pa.table(raw, schema=SCHEMA).take(found["row"].combine_chunks()))
+    for one, _ in numeric:
+        assert same_bits(column(found[one.output]), batch[one.output]).all(), one.output
 
 
 def test_rows_go_where_the_hash_of_one_row_says(made: Any) -> None:

@@ -7,14 +7,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 from urllib.parse import unquote, urlsplit
 
 from trainkit.contract.board import Board
 from trainkit.contract.environ import CHANNEL_URL, RUN_DIR
-from trainkit.contract.features import carried_by
 from trainkit.contract.hyperparameters import Hyperparameters
 from trainkit.contract.names import alias
 from trainkit.data import MEMORY
@@ -441,23 +441,30 @@ class Context:
         Takes plain modules, DDP, FSDP2 (fully_shard), DTensor parameters, compiled and accelerate-wrapped ones. Rank 0
         writes model.safetensors (tied weights once), `files` beside it (name → content, e.g. config.json), and last
         the manifest trainkit.json. Several ranks without a process group: rank 0 writes, the others return.
-        Where a channel carries what its features were fitted with (docs/features.md), or `features` names such a
-        folder, that lies in features/<hash> then.
+        Where a channel carries what its features were fitted with (docs/features.md), at a path or a URL, or `features`
+        names such a place, that lies in features/<hash> then.
 
         Raises StorageError on every rank where rank 0 could not write, TrainkitError for a model that cannot be saved.
         """
         from trainkit.artifact.model import save
 
-        # Not self.model_dir: making it can fail, and the other ranks must hear of that.
-        def fitted() -> Path | None:
-            if features is not None:
-                return carried_by([Path(features)], required=True)
-            known = (one for one in self._facts.channels.values() if one.mode != "Pipe")
-            return carried_by(path for one in known if (path := _local(one.where)) is not None)
-
-        files = files or {}
-        save(model, self._facts.model, rank=self.rank, files=files, job=self.name, step=self._step, features=fitted)
+        # Not self.model_dir, and no folder for what is fetched: making one can fail, and the other ranks must hear of that.
+        with ExitStack() as away:
+            save(
+                model, self._facts.model, rank=self.rank, files=files or {}, job=self.name, step=self._step,
+                features=lambda: self._fitted(features, away),
+            )  # fmt: skip
         self._tell_unread()
+
+    def _fitted(self, named: str | os.PathLike[str] | None, away: ExitStack) -> Path | None:
+        from trainkit.job import fitted
+
+        scratch = TemporaryDirectory(prefix="trainkit-fitted-", ignore_cleanup_errors=True)
+        into = Path(away.enter_context(scratch))
+        if named is not None:
+            return fitted.named(os.fspath(named), into)
+        known = [one.where for one in self._facts.channels.values() if one.mode != "Pipe"]
+        return fitted.carried([_local(one) or one for one in known], into, say=mention)
 
     def _source(self, name: str) -> facts.Source | None:
         known = self._facts.channels

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from trainkit.contract import job as training
 from trainkit.contract import processing
+from trainkit.contract.environ import CHANNEL_URL
+from trainkit.contract.names import alias
 from trainkit.contract.paths import Paths
 from trainkit.contract.settings import Settings
 from trainkit.errors import UsageError
@@ -28,13 +30,16 @@ class Around:
     unfit: Mapping[str, str] = field(default_factory=dict)
     sharded: frozenset[str] = frozenset()
     outputs: Mapping[str, Path] = field(default_factory=dict)
+    said: Mapping[str, Path | str] = field(default_factory=dict)
+    """What variables name in place of channels, by what they spell: paths, and URLs as str."""
 
-    def chosen(self, features: Features, given: Mapping[str, Path]) -> dict[str, Path]:
-        """The folder of each input that the definition names, as far as one is known. Raises UsageError."""
+    def chosen(self, features: Features, given: Mapping[str, Path | str]) -> dict[str, Path | str]:
+        """The folder, or URL, of each input that the definition names, as far as one is known. Raises UsageError."""
         wanted = wants(features)
         if strange := sorted(set(given) - set(wanted)):
             raise UsageError(f"--input {strange[0]}: features.py reads {', '.join(wanted)}, and no {strange[0]}")
-        found = {name: path for name, path in {**self.inputs, **given}.items() if name in wanted}
+        said = {name: self.said[alias(name)] for name in wanted if alias(name) in self.said}
+        found = {name: place for name, place in {**self.inputs, **said, **given}.items() if name in wanted}
         for name in wanted:
             if name not in found and name in self.unfit:
                 raise UsageError(f"the input {name} {self.unfit[name]}")
@@ -88,13 +93,21 @@ def of_training(environ: Mapping[str, str]) -> tuple[Around, Settings]:
             for one in channels if one.mode == "Pipe"
         },
         sharded=frozenset(one.name for one in channels if one.distribution == "ShardedByS3Key"),
+        said={
+            variable.removeprefix(CHANNEL_URL): where if "://" in where else Path(where)
+            for variable, where in environ.items() if variable.startswith(CHANNEL_URL) and where
+        },
     )  # fmt: skip
     return made, job.settings
 
 
 def whole(around: Around, wanted: Iterable[str]) -> None:
     """Refuse where a table lies in parts on several hosts."""
-    parts = [name for name in wanted if name in around.sharded] if len(around.hosts) > 1 else []
+    parts = (
+        [name for name in wanted if name in around.sharded and alias(name) not in around.said]
+        if len(around.hosts) > 1
+        else []
+    )
     if parts:
         raise UsageError(
             f"the channel {parts[0]} is ShardedByS3Key on {len(around.hosts)} hosts, and each makes features of whole "

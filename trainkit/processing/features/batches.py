@@ -29,7 +29,7 @@ def apply(
         column = _column(table[one.column])
         kind = types[one.column]
         if isinstance(one, declared.Standardize | declared.Log1p | declared.Bucketize):
-            made[one.output] = _numbers(one, learnt, _floats(column, kind))
+            made[one.output] = numbers(one, learnt, floats(column, kind))
         elif isinstance(one, declared.Passthrough):
             made[one.output] = column
         else:
@@ -44,7 +44,7 @@ def _column(values: Any) -> pa.Array:
     return made.dictionary_decode() if pa.types.is_dictionary(made.type) else made
 
 
-def _floats(column: pa.Array, kind: str) -> Floats:
+def floats(column: pa.Array, kind: str) -> Floats:
     """As float64, NaN where it is missing or not finite."""
     if kind not in NUMBER or not (pa.types.is_primitive(column.type) or pa.types.is_null(column.type)):
         raise DataError(f"a column of {column.type} came where the features were fitted on {kind}")
@@ -59,21 +59,29 @@ def _floats(column: pa.Array, kind: str) -> Floats:
     return np.where(missing | ~np.isfinite(x), np.nan, x)
 
 
-def _numbers(one: Transform, learnt: Fitted, x: Floats) -> Any:
+def numbers(one: Transform, learnt: Fitted, x: Floats) -> Any:
+    """Standardize, Log1p or Bucketize of what `floats` gave."""
     if isinstance(one, declared.Bucketize):
         buckets = np.searchsorted(one.boundaries, x, side="right") + 1
         return np.where(np.isnan(x), 0, buckets).astype(np.int32)
     assert isinstance(one, declared.Standardize | declared.Log1p)
     with np.errstate(all="ignore"):
-        if not isinstance(one, declared.Standardize) or one.log1p:
-            x = _log1p(np.where(x > -1.0, x, np.nan))
+        x = source(one, x)
         if isinstance(one, declared.Standardize):
             x = (x - learnt.mean) / learnt.std
         most = MAX32 if one.dtype == "float32" else MAX64
         return np.where(np.isnan(x), 0.0, np.clip(x, -most, most)).astype(one.dtype)
 
 
-def _log1p(x: Floats) -> Floats:
+def source(one: Transform, x: Floats) -> Floats:
+    """The numbers that a transform is fitted on: with `log1p`, NaN where there is no logarithm."""
+    if isinstance(one, declared.Standardize) and not one.log1p:
+        return x
+    with np.errstate(all="ignore"):
+        return log1p(np.where(x > -1.0, x, np.nan))
+
+
+def log1p(x: Floats) -> Floats:
     m, k = np.frexp(1.0 + x)
     low = m < ROOT_HALF
     m, k = np.where(low, m * 2.0, m), np.where(low, k - 1, k).astype(np.float64)

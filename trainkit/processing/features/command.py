@@ -55,7 +55,8 @@ def make(argv: Sequence[str]) -> None:
     from trainkit.processing.features.run import Choices, run
 
     for name in sorted(job.sharded & inputs.keys()) if host else ():
-        if engine.is_empty(inputs[name]):
+        place = inputs[name]
+        if isinstance(place, Path) and engine.is_empty(place):
             on_stderr(f"{inputs[name]} is empty: other hosts have all objects of {name}")
             return
     choices = Choices(
@@ -76,13 +77,13 @@ def read(script: Path) -> Features:
     return made
 
 
-def _inputs(given: Sequence[str]) -> dict[str, Path]:
-    found = {}
+def _inputs(given: Sequence[str]) -> dict[str, Path | str]:
+    found: dict[str, Path | str] = {}
     for one in given:
         name, equals, path = one.partition("=")
         if not (name and equals and path):
-            raise UsageError(f"--input {one}: write --input NAME=DIR")
-        found[name] = Path(path)
+            raise UsageError(f"--input {one}: write --input NAME=DIR, or NAME=s3://…")
+        found[name] = path if "://" in path else Path(path)
     return found
 
 
@@ -117,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("script", type=Path, help="the file that says features = Features(…)")
     parser.add_argument("--input", action="append", default=[], metavar="NAME=DIR",
-                        help="where an input lies; default: the job's, else …/processing/input/NAME")  # fmt: skip
+                        help="where it lies, a URL too; default: the job's, else …/processing/input/NAME")  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="DIR",
                         help="by default the job's, else /opt/ml/processing/output")  # fmt: skip
     parser.add_argument("--artifact", type=Path, metavar="DIR", help="apply this fitted artifact, and fit nothing")

@@ -58,7 +58,13 @@ def make(features: Features, environ: Mapping[str, str], *, step: str) -> None:
 
 
 def _through(
-    features: Features, inputs: Mapping[str, Path], output: Path, job: around.Around, settings: Settings, *, step: str
+    features: Features,
+    inputs: Mapping[str, Path | str],
+    output: Path,
+    job: around.Around,
+    settings: Settings,
+    *,
+    step: str,
 ) -> None:
     """By way of the URL: the first host makes, the others fetch."""
     key = key_of(features, engine.find(features, inputs), None)

@@ -8,16 +8,17 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from trainkit.errors import ConfigError, DataError, Mistake, StorageError, UsageError
-from trainkit.processing.features import declared, memory
+from trainkit.processing.features import declared, memory, remote
 from trainkit.processing.features.declared import RESERVED, Features, Source
 from trainkit.processing.features.kinds import KIND
 from trainkit.processing.features.sql import DUCKDB
 from trainkit.processing.features.tell import Tell, on_stderr, stage
+from trainkit.storage.store import Entry
 
 TABLE = f"{RESERVED}_raw"
 _READERS = {"parquet": "read_parquet", "csv": "read_csv", "json": "read_json"}
@@ -27,6 +28,7 @@ _FORMATS = {
 }  # fmt: skip
 _GROWS, _PACKED = 2, 8
 """How many times as large as its files a table may be in memory, roughly; and of files that are packed."""
+ROWS = 64 << 10  # of a batch
 _ENDS = 64 << 10  # bytes at each end of a file that stand for it: of Parquet, its footer
 
 
@@ -38,13 +40,19 @@ class Input:
     files: tuple[Path, ...]
     fingerprint: str
     bytes: int
+    objects: Mapping[str, Entry] = field(default_factory=dict)
+    """Those of a URL, by their paths; `files` is then empty until they are `here`."""
 
     def described(self) -> dict[str, Any]:
-        return {"format": self.format, "files": len(self.files), "bytes": self.bytes, "fingerprint": self.fingerprint}
+        files = len(self.objects or self.files)
+        return {"format": self.format, "files": files, "bytes": self.bytes, "fingerprint": self.fingerprint}
 
 
-def find(features: Features, folders: Mapping[str, Path]) -> dict[str, Input]:
-    """The inputs that a definition names, by the names of its tables. Raises ConfigError, UsageError, StorageError."""
+def find(features: Features, folders: Mapping[str, Path | str]) -> dict[str, Input]:
+    """The inputs that a definition names, by the names of its tables; a URL is a str.
+
+    Raises ConfigError, UsageError, StorageError, DataError.
+    """
     named = {name: one.input if isinstance(one, Source) else one for name, one in features.tables.items()}
     lacking = sorted({one for one in named.values() if one not in folders})
     if lacking:
@@ -60,44 +68,77 @@ def is_empty(folder: Path) -> bool:
     return not any(one.stat().st_size for one in _visible(folder))
 
 
+@contextmanager
+def here(found: Mapping[str, Input], *, spill: Path | None, tell: Tell = on_stderr) -> Iterator[Mapping[str, Input]]:
+    """The inputs with files that can be read: what lies at URLs is fetched, and away afterwards."""
+    away = {name: one.objects for name, one in found.items() if one.objects}
+    with remote.fetched(away, spill=spill, tell=tell) as now:
+        for name, files in now.items():
+            if _fingerprint({path: _end(file) for path, file in files.items()}) != found[name].fingerprint:
+                raise DataError(f"the input {name} changed while it was fetched: start again when it is whole")
+        yield {name: replace(one, files=tuple(now.get(name, {}).values()) or one.files) for name, one in found.items()}
+
+
 def _visible(folder: Path) -> list[Path]:
     every = [folder] if folder.is_file() else sorted(one for one in folder.rglob("*") if one.is_file())
-    return [one for one in every if not any(part[0] in "._" for part in one.relative_to(folder).parts)]
+    return [one for one in every if not _hidden(one.relative_to(folder).parts)]
 
 
-def _input(name: str, folder: Path) -> Input:
-    if "://" in str(folder) or str(folder).startswith(("s3:/", "http:/", "https:/")):
-        raise UsageError(
-            f"--input {name}: {folder} is a URL, and inputs are read from paths: have it mounted, or copy it"
-        )
+def _hidden(parts: Sequence[str]) -> bool:
+    return any(not part or part[0] in "._" for part in parts)
+
+
+def _input(name: str, place: Path | str) -> Input:
+    if isinstance(place, str) and remote.is_url(place):
+        entries = remote.look(name, place)
+        entries = {at: one for at, one in entries.items() if one.size and (at == "." or not _hidden(at.split("/")))}
+        format_, order = _of_one_format(name, {path: one.url for path, one in entries.items()})
+        ends = remote.ends([entries[path] for path in order], _ENDS)
+        digest = _fingerprint({path: (entries[path].size, end) for path, end in zip(order, ends, strict=True)})
+        objects = {path: entries[path] for path in order}
+        return Input(format_, (), digest, sum(one.size for one in objects.values()), objects)
+    folder = Path(place)
     if not folder.exists():
         raise StorageError(f"the input {name}: there is no {folder}. Compare the path, letter by letter")
-    by_format: dict[str, list[Path]] = {}
-    for one in _visible(folder):
-        if one.stat().st_size:
-            by_format.setdefault(_format(one), []).append(one)
+    files = {one.relative_to(folder).as_posix(): one for one in _visible(folder) if one.stat().st_size}
+    format_, order = _of_one_format(name, {path: str(one) for path, one in files.items()})
+    known = {path: _end(files[path]) for path in order}
+    bytes_ = sum(size for size, _ in known.values())
+    return Input(format_, tuple(files[path] for path in order), _fingerprint(known), bytes_)
+
+
+def _of_one_format(name: str, files: Mapping[str, str]) -> tuple[str, list[str]]:
+    """(the format, the paths in the order of their UTF-8 bytes). Raises DataError where there is no or another one."""
+    by_format: dict[str, list[str]] = {}
+    for path, file in files.items():
+        by_format.setdefault(_format(file), []).append(path)
     if len(by_format) != 1 or "" in by_format:
-        shown = ", ".join(str(found[0]) for found in by_format.values()) or "nothing but empty files"
+        shown = ", ".join(files[found[0]] for found in by_format.values()) or "nothing but empty files"
         raise DataError(f"the input {name} must be files of one format, {', '.join(_FORMATS)}; there is {shown}")
-    ((format_, files),) = by_format.items()
-    files.sort(key=lambda one: one.relative_to(folder).as_posix().encode())
-    return Input(format_, tuple(files), _fingerprint(folder, files), sum(one.stat().st_size for one in files))
+    ((format_, paths),) = by_format.items()
+    return format_, sorted(paths, key=str.encode)
 
 
-def _format(path: Path) -> str:
-    name = path.name.lower()
+def _format(path: str) -> str:
+    name = path.lower()
     return next((format_ for end, format_ in _FORMATS.items() if name.endswith(end)), "")
 
 
-def _fingerprint(folder: Path, files: Sequence[Path]) -> str:
+def _end(file: Path) -> tuple[int, bytes]:
+    """(size, both ends) of a file."""
+    size = file.stat().st_size
+    with file.open("rb") as content:
+        head = content.read(_ENDS)
+        content.seek(max(0, size - _ENDS))
+        return size, head + content.read()
+
+
+def _fingerprint(ends: Mapping[str, tuple[int, bytes]]) -> str:
     """Of names, sizes, and both ends of each file: a gigabyte need not be read to be known again."""
     digest = hashlib.sha256()
-    for one in files:
-        name, size = one.relative_to(folder).as_posix().encode(), one.stat().st_size
-        with one.open("rb") as content:
-            head = content.read(_ENDS)
-            content.seek(max(0, size - _ENDS))
-            digest.update(b"%d %d %b" % (len(name), size, name) + hashlib.sha256(head + content.read()).digest())
+    for path, (size, both) in ends.items():
+        name = path.encode()
+        digest.update(b"%d %d %b" % (len(name), size, name) + hashlib.sha256(both).digest())
     return digest.hexdigest()
 
 
@@ -136,6 +177,19 @@ def asked(connection: Any, sql: str, doing: str) -> Any:
     try:
         return connection.execute(sql)
     except duckdb.Error as error:
+        raise DataError(f"{doing}: {error}") from error
+
+
+def arriving(connection: Any, sql: str, doing: str) -> Iterator[Any]:
+    """The rows of a SELECT as Arrow's batches, an empty one first, while duckdb makes the next; errors as `asked`'s."""
+    import duckdb
+    import pyarrow as pa
+
+    try:
+        reader = connection.sql(sql).to_arrow_reader(ROWS)
+        yield pa.RecordBatch.from_pylist([], schema=reader.schema)
+        yield from reader
+    except (duckdb.Error, pa.ArrowInvalid) as error:
         raise DataError(f"{doing}: {error}") from error
 
 

@@ -23,6 +23,7 @@ from trainkit.processing.features import artifact, engine, fit, report, sql, swa
 from trainkit.processing.features.artifact import Applied
 from trainkit.processing.features.declared import Features
 from trainkit.processing.features.fit import Looked
+from trainkit.processing.features.sums import Sums
 from trainkit.processing.features.tell import Done, Tell, on_stderr, stage
 from trainkit.storage import commit
 
@@ -45,7 +46,7 @@ class Choices:
 
 def run(
     features: Features,
-    inputs: Mapping[str, Path],
+    inputs: Mapping[str, Path | str],
     output: Path,
     *,
     choices: Choices | None = None,
@@ -62,8 +63,11 @@ def run(
     if choices.once and made_of(output) == key:
         tell(f"made before, of the same definition and inputs: {output}")
         return artifact.load(output)
-    with engine.opened(limit=choices.memory, threads=choices.threads, spill=choices.spill) as connection:
-        kinds = engine.prepare(connection, features, found, room=engine.room(choices.memory), tell=tell)
+    with (
+        engine.here(found, spill=choices.spill, tell=tell) as lying,
+        engine.opened(limit=choices.memory, threads=choices.threads, spill=choices.spill) as connection,
+    ):
+        kinds = engine.prepare(connection, features, lying, room=engine.room(choices.memory), tell=tell)
         if given and dict(given.kinds) != kinds:
             raise DataError(f"the artifact {given.hash} was fitted on {dict(given.kinds)}, and the table has {kinds}")
         looked, summed = _look(connection, features, kinds, choices, tell)
@@ -132,7 +136,7 @@ def _given(features: Features, path: Path | None) -> Applied | None:
 
 def _look(
     connection: Any, features: Features, kinds: Mapping[str, str], choices: Choices, tell: Tell
-) -> tuple[dict[str, Looked], dict[int, fit.Sums]]:
+) -> tuple[dict[str, Looked], dict[int, Sums]]:
     with stage("looking at the table", rows=0, done=_progress(connection), tell=tell):
         looked, summed = fit.look(connection, features, kinds, moments=choices.artifact is None)
     tell("rows: " + ", ".join(f"{name} {seen.rows:,}" for name, seen in looked.items()))
@@ -162,14 +166,13 @@ def _reused(features: Features, found: Mapping[str, engine.Input], output: Path,
 
 def _fit(
     connection: Any, features: Features, kinds: Mapping[str, str], looked: Mapping[str, Looked],
-    summed: Mapping[int, fit.Sums], found: Mapping[str, engine.Input], output: Path, tell: Tell,
+    summed: Mapping[int, Sums], found: Mapping[str, engine.Input], output: Path, tell: Tell,
 ) -> Applied:  # fmt: skip
     rows = sum(seen.rows for seen in looked.values())
     fitted = {place: fit.moments(sums) for place, sums in summed.items()}
-    for place, one in enumerate(features.transforms):
-        if one.fits == "words":
-            with stage(f"counting {one.column}", rows=rows, done=_progress(connection), tell=tell):
-                fitted[place] = fit.words(connection, features, kinds, place)
+    if any(one.fits == "words" for one in features.transforms):
+        with stage("counting words", rows=rows, done=_progress(connection), tell=tell):
+            fitted |= fit.words(connection, features, kinds)
     every = range(len(features.transforms))
     folder = artifact.save(
         output / "features", definition=features.described(), columns=kinds, rows_fitted=looked["train"].rows,
@@ -181,7 +184,7 @@ def _fit(
     return artifact.load(folder)
 
 
-def _counted(features: Features, place: int, summed: Mapping[int, fit.Sums]) -> dict[str, int]:
+def _counted(features: Features, place: int, summed: Mapping[int, Sums]) -> dict[str, int]:
     fits = features.transforms[place].fits
     return {"numbers": summed[place].count} if fits == "moments" else {"words": 0} if fits == "words" else {}
 
