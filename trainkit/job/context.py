@@ -448,7 +448,7 @@ class Context:
         """
         from trainkit.artifact.model import save
 
-        # Not self.model_dir, and no folder for what is fetched: making one can fail, and the other ranks must hear of that.
+        # Not self.model_dir, and no folder for what is fetched: making one can fail, which the other ranks must hear.
         with ExitStack() as away:
             save(
                 model, self._facts.model, rank=self.rank, files=files or {}, job=self.name, step=self._step,
