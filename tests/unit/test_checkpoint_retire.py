@@ -256,3 +256,19 @@ def test_until_the_platform_has_marked_a_new_one_what_came_from_its_bucket_stays
     mark(newer.folder, UPLOADED)
     retirement.apply()
     assert [found.step for found in tier.list()] == [4]
+
+
+def test_what_the_platform_has_brought_in_part_is_none_of_those_that_stay_in_another_s_place(tmp_path: Path) -> None:
+    dice = random.Random(3)
+    tier = LocalTier(tmp_path)
+    made(tmp_path, dice, step=1)
+    partial = made(tmp_path, dice, step=2).folder
+    next(path for path in partial.iterdir() if path.name != manifest.FILE).unlink()
+    retirement = Retirement(tier, Retention(last=1), agent=True)
+    newer = made(tmp_path, dice, step=3)
+    retirement.committed(Committed(newer.manifest.directory, 3))
+    retirement.apply()
+    assert sorted(found.step for found in tier.list()) == [1, 2, 3], "the bucket has one whole: the first"
+    mark(newer.folder, UPLOADED)
+    retirement.apply()
+    assert sorted(found.step for found in tier.list()) == [2, 3], "and what is not whole is left to people"

@@ -41,7 +41,7 @@ class Lead:
         )  # fmt: skip
         self._coordinator.joined(0)
         self._retention = assignment.retention
-        self._agents = [place.agent for place in assignment.places]
+        self._places = assignment.places
         self._retirements: dict[int, Retirement] = {}
         self._torsos: dict[int, list[tuple[int, str]]] = {}
         """Attempts that failed in a tier, by step and name: a writer that was killed has not taken back its files."""
@@ -139,7 +139,9 @@ class Lead:
         place = self._tiers[tier]
         try:
             if tier not in self._retirements:
-                self._retirements[tier] = Retirement(place, self._retention, agent=self._agents[tier])
+                self._retirements[tier] = Retirement(
+                    place, self._retention, agent=self._places[tier].agent, apart=self._places[tier].apart
+                )
             place.put_manifest(whole.directory, whole.text())
         except StorageError as error:
             try:

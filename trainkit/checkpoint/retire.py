@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
-from trainkit.checkpoint import manifest, retain
+from trainkit.checkpoint import choose, manifest, retain
 from trainkit.checkpoint.retain import Committed, Retention
 from trainkit.checkpoint.tiers import Found, Tier
 from trainkit.errors import CheckpointError, StorageError
@@ -15,16 +15,21 @@ class Retirement:
     """One tier's. It looks there once; what is new after that is this job's own.
 
     `agent`: the platform copies what is there. It has what the job found there, and what it has marked.
+    `apart`: hosts have disks of their own there.
     """
 
-    def __init__(self, tier: Tier, retention: Retention, *, agent: bool = False) -> None:
+    def __init__(self, tier: Tier, retention: Retention, *, agent: bool = False, apart: bool = False) -> None:
         """Raises StorageError."""
         self._tier = tier
         self._retention = retention
+        self._apart = apart
         self._arrived = tier.arrived() if agent else None
         listed = tier.list()
         found = [one for one in listed if not one.aside]
-        self._aside = [one.directory for one in listed if one.aside]
+        # A platform that copies file by file may have brought a manifest without all that it names.
+        partial = [one for one in found if agent and one.committed and not self._is_whole(one)]
+        found = [one for one in found if one not in partial]
+        self._aside = [one.directory for one in listed if one.aside or one in partial]
         self._whole = [
             Committed(one.directory, one.step, self._metrics(one.directory)) for one in found if one.committed
         ]
@@ -63,6 +68,14 @@ class Retirement:
             return self._tier.copied(directory)
         marked = self._tier.marked(directory)
         return directory in self._arrived if marked is None else marked
+
+    def _is_whole(self, one: Found) -> bool:
+        try:
+            whole = manifest.parse(self._tier.manifest(one.directory))
+            choose.check(whole, one.directory, one.sizes, apart=self._apart)
+        except CheckpointError:
+            return False
+        return True
 
     def _metrics(self, directory: str) -> Mapping[str, float]:
         if self._retention.best:  # nobody else asks
