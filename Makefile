@@ -56,7 +56,7 @@ interop: bench-peers ## beside AWS's own code: its toolkit, its drivers, and its
 
 engines: $(READY) ## Spark, Ray and Dask on two hosts (Java 17): five minutes
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[spark,ray,dask]'
-	TRAINKIT_TEST_ENGINES=all $(BIN)/python -m pytest tests/hosts/test_cluster_engines.py $(ARGS)
+	TRAINKIT_TEST_ENGINES=all $(BIN)/python -m pytest tests/hosts/test_cluster_engines.py tests/hosts/test_features_spark.py $(ARGS)
 
 images: $(READY) ## build the images and run jobs in them, by Docker or as root with apt's docker.io: five minutes, then two
 	TRAINKIT_TEST_IMAGES=1 $(BIN)/python -m pytest tests/images $(ARGS)
