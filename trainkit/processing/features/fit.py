@@ -96,13 +96,13 @@ def _summed(
     if not exponents:
         return {}
     lets = Lets(DUCKDB)
-    wanted = _sums_of(lets, features, kinds, exponents)
+    wanted = sums_of(lets, features, kinds, exponents)
     training = sql.training_rows(TABLE, features.split, kinds=kinds, dialect=DUCKDB)
     row = asked(connection, f"SELECT {', '.join(wanted)} FROM (\n{lets.over(training)}\n)", doing).fetchone()
-    return _read(exponents, row)
+    return read(exponents, row)
 
 
-def _sums_of(lets: Lets, features: Features, kinds: Mapping[str, str], exponents: Mapping[int, int]) -> list[str]:
+def sums_of(lets: Lets, features: Features, kinds: Mapping[str, str], exponents: Mapping[int, int]) -> list[str]:
     wanted = []
     for place, exponent in exponents.items():
         x = sql.fit_source(features.transforms[place], lets, kinds)
@@ -113,7 +113,7 @@ def _sums_of(lets: Lets, features: Features, kinds: Mapping[str, str], exponents
     return wanted
 
 
-def _read(exponents: Mapping[int, int], row: Sequence[Any]) -> dict[int, Sums]:
+def read(exponents: Mapping[int, int], row: Sequence[Any]) -> dict[int, Sums]:
     found = {}
     for at, (place, exponent) in enumerate(exponents.items()):
         count, low, high, total, squares = row[5 * at : 5 * at + 5]

@@ -28,7 +28,7 @@ AFTER = 20
 """The level of lets above everything that a transform or a hash uses."""
 LAST_SHIFT = 15
 MASK = 0xFFFFFFFF
-VALUE, CODE, WORDS = f"{RESERVED}_value", f"{RESERVED}_code", f"{RESERVED}_words"
+VALUE, CODE = f"{RESERVED}_value", f"{RESERVED}_code"
 """Columns of vocabularies as tables; a table of the user may have a column `code` too."""
 UPPER, LOWER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz"
 MOMENT_BITS, MOMENT_STEP = 48, 8
@@ -76,7 +76,7 @@ class DuckDB:
     def one_hot(self, code: str, size: int) -> str:
         return f"list_transform(range(2, {size + 2}), lambda i: CAST(i = {code} AS TINYINT))"
 
-    def token_codes(self, tokens: str, words: str, length: int) -> str:
+    def token_codes(self, tokens: str) -> str:
         """The tokens: their places are looked up in write.py, since a list of 5,000 words is searched one by one."""
         return f"CASE WHEN {tokens} IS NULL THEN [] ELSE {tokens} END"
 
@@ -118,12 +118,12 @@ class Spark:
         return f"slice(regexp_extract_all(translate({text}, '{UPPER}', '{LOWER}'), '{pattern}', 0), 1, {length})"
 
     def one_hot(self, code: str, size: int) -> str:
-        return f"transform(sequence(2, {size + 1}), i -> CAST(i <=> {code} AS TINYINT))" if size else "array()"
+        if not size:
+            return "CAST(array() AS ARRAY<TINYINT>)"
+        return f"transform(sequence(2, {size + 1}), i -> CAST(i <=> {code} AS TINYINT))"
 
-    def token_codes(self, tokens: str, words: str, length: int) -> str:
-        place = f"array_position({words}, token)"
-        codes = f"transform(coalesce({tokens}, array()), token -> CAST(IF({place} = 0, 1, {place} + 1) AS INT))"
-        return f"slice(concat({codes}, array_repeat(0, {length})), 1, {length})"
+    def token_codes(self, tokens: str) -> str:
+        return f"coalesce({tokens}, CAST(array() AS ARRAY<STRING>))"
 
     def words_of(self, tokens: str) -> str:
         return f"explode({tokens})"
@@ -285,7 +285,7 @@ def feature(
             made = f"CAST(coalesce(1 + {value} % {one.buckets}, 0) AS {d.whole})"
         case declared.Tokens():
             tokens = lets.let(0, d.tokens(name, one.length))
-            made = d.token_codes(tokens, f"{vocabulary(place)}.{WORDS}", one.length)
+            made = d.token_codes(tokens)
         case declared.TimeParts():
             inside = f"year({name}) BETWEEN 1 AND 9999"
             parts = (
@@ -305,7 +305,7 @@ def _rounded(x: str, d: Dialect, dtype: str) -> str:
 
 
 def vocabulary(place: int) -> str:
-    """The name of a transform's words as a table: (VALUE, CODE), or, for tokens on Spark, one row (WORDS)."""
+    """The name of a transform's words as a table: (VALUE, CODE)."""
     return f"{RESERVED}v{place}"
 
 
@@ -315,7 +315,7 @@ def features(
 ) -> str:  # fmt: skip
     """The whole transform: `kept` columns, the features, `more` (name, expression) pairs, and `__tk_split`.
 
-    Vocabularies are expected as tables (see `vocabulary`). On duckdb, tokens come as lists of texts.
+    Vocabularies are expected as tables (see `vocabulary`). Tokens come as lists of texts (see write.py).
     """
     lets = Lets(dialect)
     columns = [(name, dialect.quoted(name)) for name in kept]
@@ -325,8 +325,6 @@ def features(
         table_of = vocabulary(place)
         if isinstance(one, declared.Vocabulary | declared.OneHot):
             joins.append(f"LEFT JOIN {table_of} ON {table_of}.{VALUE} = {word(lets, one.column, kinds[one.column])}")
-        elif isinstance(one, declared.Tokens) and dialect.name == "spark":
-            joins.append(f"CROSS JOIN {table_of}")
     columns += [*more, (f"{RESERVED}_split", f"CAST({split_of(lets, split, kinds)} AS {dialect.tiny})")]
     made = ",\n  ".join(f"{expression} AS {dialect.quoted(name)}" for name, expression in columns)
     return f"SELECT {made}\nFROM (\n{lets.over(table)}\n) AS {RESERVED}_all\n" + "\n".join(joins)

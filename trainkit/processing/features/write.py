@@ -7,7 +7,7 @@ keeps none. Its own COPY would hold a buffer for each split and thread: more mem
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,19 +60,33 @@ def write(
     statement = prepared(connection, applied, kept=kept, rows=rows, sampled=sampled)
     try:
         reader = connection.sql(statement).to_arrow_reader(ROWS)
-        with ExitStack() as stack:
-            finish = _Finish(applied)
-            outs = [_Split(name, into / name, applied, stack, host=host) for name in splits]
-            done = 0
-            for batch in reader:
-                _deal(finish(batch), outs)
-                went(done := done + batch.num_rows)
-            for out in outs:
-                out.end(finish(batch_of(reader.schema)).schema)
-                out.written.bytes = [(out.folder / name).stat().st_size for name in out.written.files]
+        return through(reader, reader.schema, applied, splits=splits, into=into, went=went, host=host)
     except (duckdb.Error, pa.ArrowInvalid) as error:
         raise DataError(f"transforming: {error}") from error
+
+
+def through(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, applied: Applied, *, splits: Sequence[str], into: Path,
+    went: Callable[[int], None] = lambda done: None, host: str = "",
+) -> dict[str, Written]:  # fmt: skip
+    """Write what an engine made, batches of `schema`, as `write` does. A split without rows is a file without rows."""
+    with ExitStack() as stack:
+        finish = _Finish(applied)
+        outs = [_Split(name, into / name, applied, stack, host=host) for name in splits]
+        done = 0
+        for batch in batches:
+            _deal(finish(batch), outs)
+            went(done := done + batch.num_rows)
+        for out in outs:
+            out.end(finish(batch_of(schema)).schema)
+            out.written.bytes = [(out.folder / name).stat().st_size for name in out.written.files]
     return {out.name: out.written for out in outs}
+
+
+def schema_of(connection: Any, applied: Applied, *, kept: Sequence[str]) -> pa.Schema:
+    """Of the batches that duckdb makes: another engine's are cast to it, so that the files are alike."""
+    statement = prepared(connection, applied, kept=kept, rows=1, sampled=())
+    return connection.sql(f"SELECT * FROM (\n{statement}\n) LIMIT 0").to_arrow_reader(1).schema
 
 
 def prepared(connection: Any, applied: Applied, *, kept: Sequence[str], rows: int, sampled: Sequence[str]) -> str:
