@@ -6,36 +6,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from features_tables import EVERYTHING, RAW, SCHEMA, lay, rows
+from features_compared import rows_differ, split_of
+from features_tables import EVERYTHING, lay, rows
 
 from trainkit.processing.features.run import Choices, run
 
 ROWS = 1_100_000 if os.environ.get("TRAINKIT_TEST_FAULTS") == "all" else 12_000
-CHUNK = 50_000
-
-
-def same_bits(left: Any, right: Any) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Where two columns are equal, bit for bit; one NaN is as good as another."""
-    a, b = np.asarray(left), np.asarray(right)
-    assert a.dtype == b.dtype, (a.dtype, b.dtype)
-    assert a.shape == b.shape
-    if a.dtype.kind == "f":
-        whole = {4: np.int32, 8: np.int64}[a.dtype.itemsize]
-        return (a.view(whole) == b.view(whole)) | (np.isnan(a) & np.isnan(b))
-    return a == b
-
-
-def column(values: pa.ChunkedArray) -> Any:
-    """numpy of what lies in Parquet: lists as [rows, length]."""
-    one = values.combine_chunks()
-    if pa.types.is_list(one.type):
-        flat = one.flatten().to_numpy(zero_copy_only=False)
-        return flat.reshape(len(one), -1)
-    return one.to_numpy(zero_copy_only=False)
 
 
 @pytest.fixture(scope="module")
@@ -49,34 +27,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, list[
 @pytest.mark.parametrize("split", EVERYTHING.splits)
 def test_duckdb_batches_and_rows_agree_in_every_bit_of_every_column(made: Any, split: str) -> None:
     applied, raw, out = made
-    written = pa.concat_tables([pq.read_table(file) for file in sorted((out / split).glob("*.parquet"))])
+    written = split_of(out, split)
     assert len(written) > ROWS // 20
-    everything = pa.table(raw, schema=SCHEMA)
 
-    wrong: dict[tuple[str, str], tuple[Any, ...]] = {}
-    for start in range(0, len(written), CHUNK):
-        part = written.slice(start, CHUNK)
-        compare(applied, raw, part, everything.take(part["row"].combine_chunks()), wrong)
-    assert wrong == {}
-
-
-def compare(applied: Any, raw: dict[str, list[Any]], part: pa.Table, table: pa.Table, wrong: dict[Any, Any]) -> None:
-    """Add to `wrong`, by output and way, the first row that differs: its raw value, duckdb's, and the other's."""
-    places = part["row"].to_pylist()
-    batch = applied.batch(table)
-    single = [applied.row({name: raw[name][place] for name in RAW}) for place in places]
-    for one in applied.transforms:
-        for output in one.outputs:
-            sql, whole = column(part[output]), batch[output]
-            if isinstance(whole, pa.Array):
-                whole = whole.to_numpy(zero_copy_only=False)
-            each = [np.nan if row[output] is None else row[output] for row in single]
-            alone = np.array(each, sql.dtype) if one.kind == "Passthrough" else np.stack(each)
-            for name, other in (("batch", whole), ("row", alone)):
-                off = ~same_bits(sql, other)
-                if off.any():
-                    at = int(np.argwhere(off)[0][0])
-                    wrong.setdefault((output, name), (raw[one.column][places[at]], sql[at], other[at]))
+    assert rows_differ(applied, raw, written) == {}
 
 
 def test_rows_go_where_the_hash_of_one_row_says(made: Any) -> None:
