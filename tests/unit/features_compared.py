@@ -68,7 +68,9 @@ def rows_differ(applied: Any, raw: Mapping[str, Sequence[Any]], written: pa.Tabl
     return wrong
 
 
-def compare(applied: Any, raw: Any, part: pa.Table, table: pa.Table, wrong: dict[Any, Any], names: Sequence[str]) -> None:
+def compare(
+    applied: Any, raw: Any, part: pa.Table, table: pa.Table, wrong: dict[Any, Any], names: Sequence[str]
+) -> None:
     """Add to `wrong`, by output and way, the first row that differs: its raw value, the engine's, and the other's."""
     places = part["row"].to_pylist()
     batch = applied.batch(table)

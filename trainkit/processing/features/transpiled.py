@@ -210,13 +210,13 @@ def same_kinds(kinds: Mapping[str, str], described: Mapping[str, str]) -> None:
 
     Spark's TIMESTAMP is one with a zone, which is none of ours.
     """
-    found = {name.lower(): "" if one == "timestamp" else KIND.get(one.upper(), "") for name, one in described.items()}
+    types = {name.lower(): "timestamp with a zone" if one == "timestamp" else one for name, one in described.items()}
     wrong = [
         Mistake(
-            "features.py", "table", name, f"is {kind} in duckdb, and {described.get(name, 'another type')} in Spark",
+            "features.py", "table", name, f"is {kind} in duckdb, and {types.get(name.lower(), 'missing')} in Spark",
             "CAST it in the SQL",
         )
-        for name, kind in kinds.items() if found.get(name.lower()) != kind
+        for name, kind in kinds.items() if KIND.get(types.get(name.lower(), "").upper()) != kind
     ]  # fmt: skip
     if wrong:
         raise ConfigError(wrong)
