@@ -33,18 +33,18 @@ def column(values: pa.ChunkedArray) -> Any:
     return one.to_numpy(zero_copy_only=False)
 
 
-def split_of(output: Path, split: str) -> pa.Table:
-    """A split's rows, by their column `row`."""
+def split_of(output: Path, split: str, by: str = "row") -> pa.Table:
+    """A split's rows, in the order of their column `by`."""
     return pa.concat_tables(
         [pq.read_table(file) for file in sorted((output / split).glob("*.parquet"))]
-    ).sort_by("row")  # fmt: skip
+    ).sort_by(by)  # fmt: skip
 
 
-def files_differ(one: Path, other: Path, splits: Sequence[str]) -> list[str]:
+def files_differ(one: Path, other: Path, splits: Sequence[str], by: str = "row") -> list[str]:
     """What differs between the rows of two outputs: lengths, schemas with their metadata, columns."""
     found = []
     for split in splits:
-        a, b = split_of(one, split), split_of(other, split)
+        a, b = split_of(one, split, by), split_of(other, split, by)
         if len(a) != len(b) or not a.schema.equals(b.schema, check_metadata=True):
             found.append(f"{split}: {len(a)} rows and {len(b)}, {a.schema} and {b.schema}")
             continue
