@@ -27,6 +27,7 @@ from features_tables import EVERYTHING, lay, rows  # noqa: E402
 from trainkit.processing.features.run import Choices, run  # noqa: E402
 
 MANY = 1_050_000
+FRACTIONS = (".5", "", ".123456")
 DEFINITION = """
 from features_tables import EVERYTHING
 from trainkit.processing import Features
@@ -45,11 +46,12 @@ from trainkit.processing import Check, Features, HashSplit, OneHot, Passthrough,
 features = Features(
     tables={"trips": "trips", "zones": "zones"},
     table='''
-        WITH busy AS (SELECT zone, count(*) AS trips, CAST(sum(id) AS BIGINT) AS ids, max(at) AS latest
+        WITH busy AS (SELECT zone, count(*) AS trips, CAST(sum(id) AS BIGINT) AS ids, max(moment) AS latest
                       FROM trips GROUP BY zone)
-        SELECT t.* EXCLUDE (at), CAST(at AS TIMESTAMP) AS ts, CAST(CAST(at AS TIMESTAMP) AS DATE) AS day, area,
-               busy.trips, ids, x * 0.1 + zone AS mixed, x / (zone + 1) AS ratio, CASE WHEN x > 0 THEN x END AS positive,
-               coalesce(area, 0) AS filled, 'é' || name AS called, year(CAST(at AS TIMESTAMP)) AS y,
+        SELECT t.* EXCLUDE (moment), CAST(moment AS TIMESTAMP) AS ts, CAST(CAST(moment AS TIMESTAMP) AS DATE) AS day,
+               area, busy.trips, ids, x * 0.1 + zone AS mixed, x / (zone + 1) AS ratio,
+               CASE WHEN x > 0 THEN x END AS positive,
+               coalesce(area, 0) AS filled, 'é' || name AS called, year(CAST(moment AS TIMESTAMP)) AS y,
                CAST(zone AS VARCHAR) AS z, CAST(number AS DOUBLE) AS n, -x AS minus, abs(x) AS size,
                nullif(zone, 3) AS some, zone % 7 AS rest, isnan(x) AS nan
         FROM trips t LEFT JOIN zones USING (zone) JOIN busy USING (zone)
@@ -109,7 +111,7 @@ def test_the_users_sql_is_the_same_table_in_both_and_texts_that_are_read_otherwi
     count = 2_000
     table = pa.table({
         "id": range(count), "x": [x[n % 10] for n in range(count)], "zone": [n % 13 for n in range(count)],
-        "at": [f"2{n % 7}{n % 3}4-0{n % 9 + 1}-2{n % 9}{' T'[n % 2]}1{n % 10}:03:5{n % 10}" + (".5", "", ".123456")[n % 3]
+        "moment": [f"2{n % 7}{n % 3}4-0{n % 9 + 1}-2{n % 9}{' T'[n % 2]}1{n % 10}:03:5{n % 10}{FRACTIONS[n % 3]}"
                for n in range(count)],
         "name": [[None, "a", "b", "c", "日本"][n % 5] for n in range(count)],
         "number": [["0.1", "-7", "1e-3", "123456.789", "9007199254740993"][n % 5] for n in range(count)],

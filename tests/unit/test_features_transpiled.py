@@ -8,7 +8,7 @@ from trainkit.errors import ConfigError
 from trainkit.processing.features import transpiled
 
 SCHEMA = {
-    "trips": {"id": "BIGINT", "at": "VARCHAR", "zone": "INTEGER", "x": "DOUBLE", "f": "FLOAT", "ts": "TIMESTAMP",
+    "trips": {"id": "BIGINT", "said": "VARCHAR", "zone": "INTEGER", "x": "DOUBLE", "f": "FLOAT", "ts": "TIMESTAMP",
               "day": "DATE", "ok": "BOOLEAN"},
     "zones": {"zone": "INTEGER", "area": "DOUBLE"},
 }  # fmt: skip
@@ -20,7 +20,7 @@ def spark(expression: str) -> str:
 
 def test_a_join_a_filter_and_checks_become_one_select() -> None:
     made = transpiled.table(
-        "SELECT t.* EXCLUDE (at), area FROM trips t LEFT JOIN zones USING (zone) WHERE x < 200;",
+        "SELECT t.* EXCLUDE (said), area FROM trips t LEFT JOIN zones USING (zone) WHERE x < 200;",
         columns=["id", "area"], checks=["area > 0 OR x IS NULL"], schema=SCHEMA,
     )  # fmt: skip
 
@@ -36,8 +36,8 @@ def test_a_join_a_filter_and_checks_become_one_select() -> None:
     "expression",
     [
         "x * 0.5 + zone", "-0.1 * x", "x > 1e-3", "x BETWEEN 0 AND 1", "coalesce(x, 0)", "CAST(f AS DOUBLE) > 0.1",
-        "f > f", "zone IN (1, 2)", "at IN ('a', 'b')", "at || 'x'", "CASE WHEN ok THEN x END", "year(ts)", "zone % 7",
-        "x / zone", "CAST(zone AS VARCHAR)", "CAST(day AS TIMESTAMP)", "isnan(x)", "NOT ok", "nullif(zone, 3)",
+        "f > f", "zone IN (1, 2)", "said IN ('a', 'b')", "said || 'x'", "CASE WHEN ok THEN x END", "year(ts)",
+        "zone % 7", "x / zone", "CAST(zone AS VARCHAR)", "CAST(day AS TIMESTAMP)", "isnan(x)", "NOT ok", "nullif(zone, 3)",
     ],
 )  # fmt: skip
 def test_what_means_the_same_is_translated(expression: str) -> None:
@@ -47,10 +47,11 @@ def test_what_means_the_same_is_translated(expression: str) -> None:
 @pytest.mark.parametrize(
     ("expression", "why"),
     [
-        ("ln(x)", "Ln"), ("round(x)", "Round"), ("at LIKE 'a%'", "Like"), ("lower(at)", "Lower"), ("random()", "Rand"),
-        ("TRY_CAST(at AS BIGINT)", "TryCast"), ("sum(x) OVER ()", "Window"), ("zone // 2", "IntDiv"),
+        ("ln(x)", "Ln"), ("round(x)", "Round"), ("said LIKE 'a%'", "Like"), ("lower(said)", "Lower"),
+        ("random()", "Rand"),
+        ("TRY_CAST(said AS BIGINT)", "TryCast"), ("sum(x) OVER ()", "Window"), ("zone // 2", "IntDiv"),
         ("date_diff('day', ts, ts)", "DateDiff"), ("x % 2", "not whole"), ("f > 0.1", "decimal and float32"),
-        ("f + x", "float32 and float64"), ("zone * 0.5", "decimal and integer"), ("at = 1", "integer and text"),
+        ("f + x", "float32 and float64"), ("zone * 0.5", "decimal and integer"), ("said = 1", "integer and text"),
         ("ts > '2024-01-01'", "text and timestamp"), ("CAST(x AS INTEGER)", "turns float64 into INT"),
         ("CAST(x AS FLOAT)", "turns float64 into"), ("CAST(x AS VARCHAR)", "turns float64 into"),
         ("0.12345678901234567 * x", "is a number"), ("CASE zone WHEN 1 THEN 2 END", "CASE WHEN"),
@@ -96,7 +97,7 @@ def test_groups_of_whole_values_are_translated() -> None:
 
 
 def test_text_becomes_a_time_or_a_number_only_from_the_form_that_both_read_alike() -> None:
-    made = spark("CAST(at AS TIMESTAMP)")
+    made = spark("CAST(said AS TIMESTAMP)")
 
     assert r"RLIKE '^(?:(?!0000)[0-9]{4}-[0-9]{2}-[0-9]{2}(" in made and r")\\z' THEN CAST(" in made
     assert "ELSE CAST(RAISE_ERROR(CONCAT('CAST of a text to TIMESTAMP: no form that" in made
