@@ -37,7 +37,8 @@ def test_a_join_a_filter_and_checks_become_one_select() -> None:
     [
         "x * 0.5 + zone", "-0.1 * x", "x > 1e-3", "x BETWEEN 0 AND 1", "coalesce(x, 0)", "CAST(f AS DOUBLE) > 0.1",
         "f > f", "zone IN (1, 2)", "said IN ('a', 'b')", "said || 'x'", "CASE WHEN ok THEN x END", "year(ts)",
-        "zone % 7", "x / zone", "CAST(zone AS VARCHAR)", "CAST(day AS TIMESTAMP)", "isnan(x)", "NOT ok", "nullif(zone, 3)",
+        "zone % 7", "x / zone", "CAST(zone AS VARCHAR)",
+        "CAST(day AS TIMESTAMP)", "isnan(x)", "NOT ok", "nullif(zone, 3)",
     ],
 )  # fmt: skip
 def test_what_means_the_same_is_translated(expression: str) -> None:
