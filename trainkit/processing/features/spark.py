@@ -51,6 +51,7 @@ def opened(
     except ImportError as missing:
         raise UsageError('features on Spark need pyspark, and Java 17: pip install "trainkit[spark]"') from missing
     settings = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false", "spark.app.name": "features"}
+    settings |= {"spark.speculation": "false"}  # the slower of two attempts would write while its files are taken away
     if not cluster:
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         heap = memory.for_engine(limit or memory.granted()) // 2  # the rest is Python's, and Arrow's
@@ -113,7 +114,7 @@ def refuse_strange(inputs: Mapping[str, Input]) -> None:
                 )
 
 
-def lay(session: Any, features: Features, inputs: Mapping[str, Input], kinds: Mapping[str, str], table: str) -> None:
+def lay(session: Any, inputs: Mapping[str, Input], kinds: Mapping[str, str], table: str) -> None:
     """Make the views; `table` is the table's SQL in Spark's words. Raises ConfigError where a type is another."""
     for name, one in inputs.items():
         with telling(f"the input {name}"):

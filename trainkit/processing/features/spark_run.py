@@ -47,23 +47,19 @@ def run(
             try:
                 described = {name: one.described() for name, one in found.items()}
                 sharing = everywhere.begin(features, {k: v.absolute() for k, v in inputs.items()}, described)
-                spark.lay(session, features, found, kinds, table)
+                spark.lay(session, found, kinds, table)
                 looked = _look(session, features, kinds, tell)
                 applied = (
-                    given
+                    _taken(given, choices.artifact, output)
                     or reused(features, found, output, tell)
                     or _fit(session, features, kinds, looked, found, output, tell)
                 )
-                folder = output / FOLDER / applied.hash
-                if given and choices.artifact:
-                    shutil.copytree(carried(choices.artifact)[given.hash], folder, dirs_exist_ok=True)
                 if choices.fit_only:
-                    tell(f"the artifact is {folder}")
+                    tell(f"the artifact is {output / FOLDER / applied.hash}")
                     return applied
                 schema = write.schema_of(connection, applied, kept=features.kept)
                 parts = _transform(everywhere, features, applied, schema, looked, tell)
-                bad = failed_checks(features, looked)
-                key = key_of(features, found, given)
+                bad, key = failed_checks(features, looked), key_of(features, found, given)
                 _replace(everywhere, features, applied, schema, parts, sharing, key=key, bad=bad)
             finally:
                 shutil.rmtree(everywhere.staged, ignore_errors=True)
@@ -72,6 +68,13 @@ def run(
     if bad:
         raise DataError("a check failed: " + "; ".join(bad) + ". The rows are written")
     return applied
+
+
+def _taken(given: Applied | None, path: Path | None, output: Path) -> Applied | None:
+    """The artifact that was given, laid into the output."""
+    if given and path:
+        shutil.copytree(carried(path)[given.hash], output / FOLDER / given.hash, dirs_exist_ok=True)
+    return given
 
 
 def _look(session: Any, features: Features, kinds: Mapping[str, str], tell: Tell) -> dict[str, Looked]:

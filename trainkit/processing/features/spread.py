@@ -95,7 +95,7 @@ def published(_: Iterator[Any], *, output: Path, run: str, moves: Mapping[str, M
         return
     wanted = {output / final for _, final, _ in moves[host]}
     for old in output.glob(f"*/part-{host}-*.parquet"):
-        if old not in wanted or staging(output, run).exists():
+        if old not in wanted:
             old.unlink()
     for name, final, size in moves[host]:
         source, place = staging(output, run) / name, output / final
