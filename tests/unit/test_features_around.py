@@ -12,7 +12,8 @@ from harness import lay_tree
 
 from trainkit.errors import UsageError
 from trainkit.processing import Features, Source, Standardize
-from trainkit.processing.features import around, command
+from trainkit.processing.features import around, command, spark_run
+from trainkit.processing.features.run import Choices
 
 FEATURES = Features(
     tables={"f": Source("flights"), "planes": "planes"}, table="FROM f JOIN planes", numeric=[Standardize("x")]
@@ -115,3 +116,32 @@ def test_inside_a_training_job_tables_are_channels_and_lie_whole_on_every_host(t
         one.chosen(FEATURES, {})
     with pytest.raises(UsageError, match="the channel flights is ShardedByS3Key on 2 hosts, and each makes features"):
         around.whole(one, around.wants(FEATURES))
+
+
+def test_the_engine_is_duckdb_and_in_a_cluster_of_spark_that(tmp_path: Path) -> None:
+    one, two = job(tmp_path), job(tmp_path, hosts=2)
+    spark = {"TRAINKIT_CLUSTER": "spark"}
+
+    assert [around.engine_of({}, asked, one) for asked in (None, "spark")] == ["duckdb", "spark"]
+    assert [around.engine_of(spark, None, this) for this in (one, two)] == ["spark", "spark"]
+    assert around.engine_of({"TRAINKIT_CLUSTER": "none"}, None, two) == "duckdb"
+    for environ, asked in (({}, "spark"), (spark, "duckdb"), ({"TRAINKIT_CLUSTER": "ray"}, None)):
+        with pytest.raises(UsageError, match="TRAINKIT_CLUSTER=spark"):
+            around.engine_of(environ, asked, two)
+
+
+def test_on_spark_a_sharded_input_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    around.replicated(job(tmp_path, hosts=2), FEATURES)
+    with pytest.raises(
+        UsageError, match=r"flights is ShardedByS3Key.*use FullyReplicated; or leave TRAINKIT_CLUSTER out"
+    ):
+        around.replicated(job(tmp_path, hosts=2, sharded="flights"), FEATURES)
+
+
+def test_on_spark_an_input_at_a_url_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"flights is a URL, s3://b/f, and on Spark .*--engine duckdb"):
+        spark_run.run(
+            FEATURES, {"flights": "s3://b/f"}, tmp_path / "out", choices=Choices(), cluster=False, hosts=("algo-1",),
+            first="algo-1",
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []

@@ -16,6 +16,7 @@ from trainkit.errors import UsageError
 from trainkit.processing.features.declared import Features, Source
 
 CODE = "code"
+CLUSTER = "TRAINKIT_CLUSTER"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,3 +134,28 @@ def share(around: Around, features: Features, *, fits: bool) -> str:
         )  # fmt: skip
         raise UsageError(f"{problem}: on {hosts} hosts, have the one input with the rows sharded, and the others not")
     return around.host
+
+
+def engine_of(environ: Mapping[str, str], asked: str | None, around: Around) -> str:
+    """duckdb or spark. Raises UsageError for a cluster of which only one host would work."""
+    kind = environ.get(CLUSTER) or "none"
+    if kind == "none":
+        if asked == "spark" and len(around.hosts) > 1:
+            raise UsageError(f"--engine spark on {len(around.hosts)} hosts needs their cluster: {CLUSTER}=spark")
+        return asked or "duckdb"
+    if kind != "spark" or (asked == "duckdb" and len(around.hosts) > 1):
+        raise UsageError(
+            f"{CLUSTER}={kind} has one command run, on the first host, and features are made by duckdb, on each host, "
+            f"or by Spark: leave {CLUSTER} out, or use {CLUSTER}=spark with its own engine"
+        )
+    return asked or "spark"
+
+
+def replicated(around: Around, features: Features) -> None:
+    """Refuse where an input lies in parts on several hosts: Spark reads all of it, on whichever host a task runs."""
+    parts = [name for name in wants(features) if name in around.sharded] if len(around.hosts) > 1 else []
+    if parts:
+        raise UsageError(
+            f"the input {parts[0]} is ShardedByS3Key, and on Spark every host reads every input: use FullyReplicated; "
+            f"or leave {CLUSTER} out, and each host makes features of its share with duckdb, by --artifact DIR"
+        )

@@ -12,16 +12,19 @@ import re
 import runpy
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from trainkit.contract.paths import Paths
 from trainkit.errors import ConfigError, Mistake, TrainkitError, UsageError
 from trainkit.processing.features import around
 from trainkit.processing.features.declared import Features
 from trainkit.processing.features.tell import on_stderr
+
+if TYPE_CHECKING:
+    from trainkit.processing.features.run import Choices
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -48,7 +51,8 @@ def make(argv: Sequence[str]) -> None:
     if asked.artifact and asked.fit_only:
         raise UsageError("--artifact fits nothing, so that --fit-only leaves nothing to do: leave one of them out")
     job = around.of_processing(os.environ)
-    host = around.share(job, features, fits=asked.artifact is None)
+    on_spark = around.engine_of(os.environ, asked.engine, job) == "spark"
+    host = "" if on_spark else around.share(job, features, fits=asked.artifact is None)
     inputs = job.chosen(features, _inputs(asked.input))
     output = asked.output or job.output(Paths.of(os.environ).processing / "output")
     from trainkit.processing.features import engine
@@ -63,7 +67,23 @@ def make(argv: Sequence[str]) -> None:
         artifact=asked.artifact, fit_only=asked.fit_only, report=not asked.no_report,
         memory=asked.memory, threads=asked.threads, spill=asked.spill, host=host,
     )  # fmt: skip
-    run(features, inputs, output, choices=choices)
+    if on_spark:
+        _run_on_spark(features, inputs, output, choices, job)
+    else:
+        run(features, inputs, output, choices=choices)
+
+
+def _run_on_spark(
+    features: Features, inputs: Mapping[str, Path | str], output: Path, choices: Choices, job: around.Around
+) -> None:
+    from trainkit.processing.features import spark_run
+
+    cluster = os.environ.get(around.CLUSTER) == "spark"
+    if cluster:
+        around.replicated(job, features)
+    if cluster and (choices.memory or choices.threads or choices.spill):
+        raise UsageError("--memory, --threads and --spill are of one host: a cluster is set up in spark-defaults.conf")
+    spark_run.run(features, inputs, output, choices=choices, cluster=cluster, hosts=job.hosts, first=job.host)
 
 
 def read(script: Path) -> Features:
@@ -121,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="where it lies, a URL too; default: the job's, else …/processing/input/NAME")  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="DIR",
                         help="by default the job's, else /opt/ml/processing/output")  # fmt: skip
+    parser.add_argument("--engine", choices=("duckdb", "spark"), help="default: spark in its cluster, else duckdb")
     parser.add_argument("--artifact", type=Path, metavar="DIR", help="apply this fitted artifact, and fit nothing")
     parser.add_argument("--fit-only", action="store_true", help="fit, and write no rows")
     parser.add_argument("--no-report", action="store_true", help="write no report; checks are made all the same")

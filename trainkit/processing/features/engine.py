@@ -187,10 +187,17 @@ def arriving(connection: Any, sql: str, doing: str) -> Iterator[Any]:
 
     try:
         reader = connection.sql(sql).to_arrow_reader(ROWS)
-        yield pa.RecordBatch.from_pylist([], schema=reader.schema)
+        yield empty(reader.schema)
         yield from reader
     except (duckdb.Error, pa.ArrowInvalid) as error:
         raise DataError(f"{doing}: {error}") from error
+
+
+def empty(schema: Any) -> Any:
+    """A batch without rows."""
+    import pyarrow as pa
+
+    return pa.RecordBatch.from_pylist([], schema=schema)
 
 
 def prepare(

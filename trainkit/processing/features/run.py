@@ -57,7 +57,7 @@ def run(
     choices = choices or Choices()
     found = engine.find(features, inputs)
     output.mkdir(parents=True, exist_ok=True)
-    given = _given(features, choices.artifact)
+    given = given_artifact(features, choices.artifact)
     key = key_of(features, found, given)
     swap.settle(output)
     if choices.once and made_of(output) == key:
@@ -73,7 +73,7 @@ def run(
         looked, summed = _look(connection, features, kinds, choices, tell)
         applied = (
             given
-            or _reused(features, found, output, tell)
+            or reused(features, found, output, tell)
             or _fit(connection, features, kinds, looked, summed, found, output, tell)
         )
         folder = output / FOLDER / applied.hash
@@ -82,7 +82,7 @@ def run(
         if choices.fit_only:
             tell(f"the artifact is {folder}")
             return applied
-        bad = _failed(features, looked)
+        bad = failed_checks(features, looked)
         with swap.replacing(output) as scratch:
             written = _transform(connection, features, applied, looked, scratch, choices, tell)
             for name in features.splits:
@@ -117,7 +117,7 @@ def made_of(output: Path) -> str | None:
     return None if made.get("failed_checks") else str(made.get("key"))
 
 
-def _given(features: Features, path: Path | None) -> Applied | None:
+def given_artifact(features: Features, path: Path | None) -> Applied | None:
     if path is None:
         return None
     applied = artifact.load(path)
@@ -149,7 +149,7 @@ def _progress(connection: Any) -> Done:
     return lambda: float(connection.query_progress()) / 100
 
 
-def _reused(features: Features, found: Mapping[str, engine.Input], output: Path, tell: Tell) -> Applied | None:
+def reused(features: Features, found: Mapping[str, engine.Input], output: Path, tell: Tell) -> Applied | None:
     """The artifact of an earlier run with this definition and these inputs, if it is whole."""
     wanted = (artifact.digest_of(features.described()), {name: one.described() for name, one in found.items()})
     for file in sorted((output / "features").glob(f"*/{FILE}")):
@@ -177,14 +177,14 @@ def _fit(
     folder = artifact.save(
         output / "features", definition=features.described(), columns=kinds, rows_fitted=looked["train"].rows,
         fitted=[fitted.get(place, sql.Fitted()) for place in every],
-        counted=[_counted(features, place, summed) for place in every],
+        counted=[counted_of(features, place, summed) for place in every],
         inputs={name: one.described() for name, one in found.items()},
     )  # fmt: skip
     tell(f"fitted: {folder}")
     return artifact.load(folder)
 
 
-def _counted(features: Features, place: int, summed: Mapping[int, Sums]) -> dict[str, int]:
+def counted_of(features: Features, place: int, summed: Mapping[int, Sums]) -> dict[str, int]:
     fits = features.transforms[place].fits
     return {"numbers": summed[place].count} if fits == "moments" else {"words": 0} if fits == "words" else {}
 
@@ -211,7 +211,7 @@ def _transform(
     return written
 
 
-def _failed(features: Features, looked: Mapping[str, Looked]) -> list[str]:
+def failed_checks(features: Features, looked: Mapping[str, Looked]) -> list[str]:
     """What is to be said of each check that did not pass."""
     rows = sum(seen.rows for seen in looked.values())
     bad = []

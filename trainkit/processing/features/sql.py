@@ -1,5 +1,7 @@
 """What every transform means, as SQL, for duckdb and for Spark. The same in Python: rows.py; in numpy: batches.py.
 
+Numbers leave both engines as they are, and numpy computes with them. In SQL they are described, and on Spark summed.
+
     the user's table ─▶ lets, level by level ─▶ joined with vocabularies ─▶ the features
 
 A let is an expression with a name; those of one level become one SELECT around the level below. So nothing is written
@@ -28,11 +30,9 @@ AFTER = 20
 """The level of lets above everything that a transform or a hash uses."""
 LAST_SHIFT = 15
 MASK = 0xFFFFFFFF
-VALUE, CODE, WORDS = f"{RESERVED}_value", f"{RESERVED}_code", f"{RESERVED}_words"
+VALUE, CODE = f"{RESERVED}_value", f"{RESERVED}_code"
 """Columns of vocabularies as tables; a table of the user may have a column `code` too."""
 UPPER, LOWER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz"
-MOMENT_BITS, MOMENT_STEP = 48, 8
-"""Numbers are summed as whole ones of so many bits, from 40: their scale goes in steps, so that it can be guessed."""
 
 
 class DuckDB:
@@ -48,7 +48,6 @@ class DuckDB:
         "SMALLINT",
         "TINYINT",
     )
-    wide, long_sums = "HUGEINT", True  # a sum of BIGINT is a HUGEINT
 
     def quoted(self, name: str) -> str:
         return '"' + name.replace('"', '""') + '"'
@@ -76,7 +75,7 @@ class DuckDB:
     def one_hot(self, code: str, size: int) -> str:
         return f"list_transform(range(2, {size + 2}), lambda i: CAST(i = {code} AS TINYINT))"
 
-    def token_codes(self, tokens: str, words: str, length: int) -> str:
+    def token_codes(self, tokens: str) -> str:
         """The tokens: their places are looked up in write.py, since a list of 5,000 words is searched one by one."""
         return f"CASE WHEN {tokens} IS NULL THEN [] ELSE {tokens} END"
 
@@ -92,7 +91,6 @@ class Spark:
 
     name = "spark"
     text, double, single, long, whole, small, tiny = "STRING", "DOUBLE", "FLOAT", "BIGINT", "INT", "SMALLINT", "TINYINT"
-    wide, long_sums = "DECIMAL(19, 0)", False
 
     def quoted(self, name: str) -> str:
         return "`" + name.replace("`", "``") + "`"
@@ -118,12 +116,12 @@ class Spark:
         return f"slice(regexp_extract_all(translate({text}, '{UPPER}', '{LOWER}'), '{pattern}', 0), 1, {length})"
 
     def one_hot(self, code: str, size: int) -> str:
-        return f"transform(sequence(2, {size + 1}), i -> CAST(i <=> {code} AS TINYINT))" if size else "array()"
+        if not size:
+            return "CAST(array() AS ARRAY<TINYINT>)"
+        return f"transform(sequence(2, {size + 1}), i -> CAST(i <=> {code} AS TINYINT))"
 
-    def token_codes(self, tokens: str, words: str, length: int) -> str:
-        place = f"array_position({words}, token)"
-        codes = f"transform(coalesce({tokens}, array()), token -> CAST(IF({place} = 0, 1, {place} + 1) AS INT))"
-        return f"slice(concat({codes}, array_repeat(0, {length})), 1, {length})"
+    def token_codes(self, tokens: str) -> str:
+        return f"coalesce({tokens}, CAST(array() AS ARRAY<STRING>))"
 
     def words_of(self, tokens: str) -> str:
         return f"explode({tokens})"
@@ -261,19 +259,12 @@ class Fitted:
 def feature(
     one: Transform, place: int, lets: Lets, kinds: Mapping[str, str], fitted: Fitted
 ) -> tuple[tuple[str, str], ...]:
-    """(output, expression) pairs. `place` names its vocabulary: the joined column `__tkv<place>.__tk_code`."""
+    """(output, expression) pairs. `place` names its vocabulary: the joined column `__tkv<place>.__tk_code`.
+
+    Numbers stay as they are: numpy (see write.py) takes a third of duckdb's time for the same bits.
+    """
     d, kind, name = lets.dialect, kinds[one.column], lets.dialect.quoted(one.column)
     match one:
-        case declared.Standardize():
-            x = log1p(lets, one.column) if one.log1p else number(lets, one.column)
-            moved = lets.let(8, f"({x} - {literal(fitted.mean)}) / {literal(fitted.std)}")
-            made = _rounded(moved, d, one.dtype)
-        case declared.Log1p():
-            made = _rounded(log1p(lets, one.column), d, one.dtype)
-        case declared.Bucketize():
-            x = number(lets, one.column)
-            steps = " ".join(f"WHEN {x} < {literal(edge)} THEN {at + 1}" for at, edge in enumerate(one.boundaries))
-            made = f"CAST(CASE WHEN {x} IS NULL THEN 0 {steps} ELSE {len(one.boundaries) + 1} END AS {d.whole})"
         case declared.Vocabulary():
             code = f"{vocabulary(place)}.{CODE}"
             value = word(lets, one.column, kind)
@@ -285,27 +276,20 @@ def feature(
             made = f"CAST(coalesce(1 + {value} % {one.buckets}, 0) AS {d.whole})"
         case declared.Tokens():
             tokens = lets.let(0, d.tokens(name, one.length))
-            made = d.token_codes(tokens, f"{vocabulary(place)}.{WORDS}", one.length)
+            made = d.token_codes(tokens)
         case declared.TimeParts():
             inside = f"year({name}) BETWEEN 1 AND 9999"
             parts = (
                 f"CAST(CASE WHEN {inside} THEN {d.part(part, name)} ELSE -1 END AS {d.small})" for part in one.parts
             )
             return tuple(zip(one.outputs, parts, strict=True))
-        case declared.Passthrough():
+        case declared.Standardize() | declared.Log1p() | declared.Bucketize() | declared.Passthrough():
             made = name
     return ((one.output, made),)
 
 
-def _rounded(x: str, d: Dialect, dtype: str) -> str:
-    most, cast = (MAX32, d.single) if dtype == "float32" else (MAX64, d.double)
-    # Clamped first: duckdb refuses what does not fit into float32, where others make it infinite.
-    clamped = f"least(greatest({x}, {literal(-most)}), {literal(most)})"
-    return f"CAST(CASE WHEN {x} IS NULL THEN {literal(0)} ELSE {clamped} END AS {cast})"
-
-
 def vocabulary(place: int) -> str:
-    """The name of a transform's words as a table: (VALUE, CODE), or, for tokens on Spark, one row (WORDS)."""
+    """The name of a transform's words as a table: (VALUE, CODE)."""
     return f"{RESERVED}v{place}"
 
 
@@ -315,7 +299,7 @@ def features(
 ) -> str:  # fmt: skip
     """The whole transform: `kept` columns, the features, `more` (name, expression) pairs, and `__tk_split`.
 
-    Vocabularies are expected as tables (see `vocabulary`). On duckdb, tokens come as lists of texts.
+    Vocabularies are expected as tables (see `vocabulary`). Tokens come as lists of texts (see write.py).
     """
     lets = Lets(dialect)
     columns = [(name, dialect.quoted(name)) for name in kept]
@@ -325,8 +309,6 @@ def features(
         table_of = vocabulary(place)
         if isinstance(one, declared.Vocabulary | declared.OneHot):
             joins.append(f"LEFT JOIN {table_of} ON {table_of}.{VALUE} = {word(lets, one.column, kinds[one.column])}")
-        elif isinstance(one, declared.Tokens) and dialect.name == "spark":
-            joins.append(f"CROSS JOIN {table_of}")
     columns += [*more, (f"{RESERVED}_split", f"CAST({split_of(lets, split, kinds)} AS {dialect.tiny})")]
     made = ",\n  ".join(f"{expression} AS {dialect.quoted(name)}" for name, expression in columns)
     return f"SELECT {made}\nFROM (\n{lets.over(table)}\n) AS {RESERVED}_all\n" + "\n".join(joins)
@@ -368,11 +350,3 @@ def training_rows(table: str, split: HashSplit | None, *, kinds: Mapping[str, st
     lets = Lets(dialect, prefix=f"{RESERVED}s")
     part = lets.let(AFTER, split_of(lets, split, kinds))
     return f"(SELECT * FROM (\n{lets.over(table)}\n) AS {RESERVED}_split WHERE {part} = 0)"
-
-
-def exact_sums(lets: Lets, x: str, exponent: int) -> tuple[str, str]:
-    """Sums of round(x * 2**exponent) and of its squares, as whole numbers: the order of summing does not matter."""
-    d = lets.dialect
-    scaled = lets.let(AFTER + 1, f"CAST(floor({x} * {literal(2.0**exponent)} + {literal(0.5)}) AS {d.long})")
-    wide = f"CAST({scaled} AS {d.wide})"
-    return f"sum({scaled if d.long_sums else wide})", f"sum({wide} * {wide})"

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from trainkit.processing.features.sql import MOMENT_BITS, MOMENT_STEP
-
+MOMENT_BITS, MOMENT_STEP = 48, 8
+"""Numbers are summed as whole ones of so many bits, from 40: their scale goes in steps, so that it can be guessed."""
 HALF = 24  # bits of the lower part of a number that is squared in two
 CHUNK = 1 << 14  # numbers whose squared parts, of 48 bits, add up to less than 63
 

@@ -1,14 +1,14 @@
 """All rows through the transform, into Parquet by split.
 
-duckdb makes the table and looks words up, batch by batch; numpy computes with numbers, and pyarrow writes row groups of
-about 1 MiB (decoded), which training streams fetch and mix one by one. Rows come in the order in which threads finish
-them: with joins, and more than one thread, duckdb keeps none. Its own COPY would hold a buffer for each split and
-thread: more memory, for the same CPU time.
+An engine makes the table and looks words up, batch by batch; numpy computes with numbers, and pyarrow writes row groups
+of about 1 MiB (decoded), which training streams fetch and mix one by one. Rows come in the order in which threads
+finish them: with joins, and more than one thread, duckdb keeps none. Its own COPY would hold a buffer for each split
+and thread: more memory, for the same CPU time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,11 +58,24 @@ def write(
     how many rows are through. Raises DataError where a value does not fit.
     """
     statement = prepared(connection, applied, kept=kept, rows=rows, sampled=sampled)
+    return through(
+        arriving(connection, statement, "transforming"), applied, splits=splits, into=into, went=went, host=host
+    )
+
+
+def through(
+    batches: Iterable[pa.RecordBatch], applied: Applied, *, splits: Sequence[str], into: Path,
+    went: Callable[[int], None] = lambda done: None, host: str = "",
+) -> dict[str, Written]:  # fmt: skip
+    """Write what an engine made, as `write` does. The first batch tells the schema, and may be without rows.
+
+    A split without rows is a file without rows.
+    """
     with ExitStack() as stack:
         finish = _Finish(applied)
         outs = [_Split(name, into / name, applied, stack, host=host) for name in splits]
         done = 0
-        for batch in arriving(connection, statement, "transforming"):
+        for batch in batches:
             table = finish(batch)
             _deal(table, outs)
             went(done := done + batch.num_rows)
@@ -70,6 +83,12 @@ def write(
             out.end(table.schema)
             out.written.bytes = [(out.folder / name).stat().st_size for name in out.written.files]
     return {out.name: out.written for out in outs}
+
+
+def schema_of(connection: Any, applied: Applied, *, kept: Sequence[str]) -> pa.Schema:
+    """Of the batches that duckdb makes: another engine's are cast to it, so that the files are alike."""
+    statement = prepared(connection, applied, kept=kept, rows=1, sampled=())
+    return connection.sql(f"SELECT * FROM (\n{statement}\n) LIMIT 0").to_arrow_reader(1).schema
 
 
 def prepared(connection: Any, applied: Applied, *, kept: Sequence[str], rows: int, sampled: Sequence[str]) -> str:
@@ -87,19 +106,14 @@ def prepared(connection: Any, applied: Applied, *, kept: Sequence[str], rows: in
         inside = ", ".join(f"{DUCKDB.string(name)}: {DUCKDB.quoted(name)}" for name in sampled)
         chosen = "TRUE" if every == 1 else f"hash({', '.join(map(DUCKDB.quoted, sampled))}) % {every} = 0"
         more.append((SAMPLE, f"CASE WHEN {chosen} THEN {{{inside}}} END"))
-    # Numbers leave duckdb as they are: numpy takes a third of its time for the same bits.
-    plain = [
-        declared.Passthrough(one.column, name=one.output) if isinstance(one, _NUMERIC) else one
-        for one in applied.transforms
-    ]
     return sql.features(
-        plain, applied.split, kept, table=TABLE, kinds=applied.kinds, fitted=applied.fitted,
+        applied.transforms, applied.split, kept, table=TABLE, kinds=applied.kinds, fitted=applied.fitted,
         dialect=DUCKDB, more=more,
     )  # fmt: skip
 
 
 class _Finish:
-    """What is done to duckdb's batches: numbers, tokens to codes, lists to lists of one length."""
+    """What is done to an engine's batches: numbers, tokens to codes, lists to lists of one length."""
 
     def __init__(self, applied: Applied) -> None:
         both = tuple(zip(applied.transforms, applied.fitted, strict=True))
