@@ -71,7 +71,7 @@ def opened(
 @contextmanager
 def telling(doing: str) -> Iterator[None]:
     """What Spark says becomes a DataError that names what was being done."""
-    from py4j.protocol import Py4JError  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
 
     try:
