@@ -27,8 +27,11 @@ demo: $(READY) ## real flights: raw tables, features, a training job on two host
 demo-stream: $(READY) ## train from an S3 server on this machine, without a download
 	$(BIN)/python examples/from_s3/demo.py --output trainkit-output/demo-stream $(ARGS)
 
+# What has a second in which to happen has the machine to itself. ARGS may choose none of it: pytest's 5.
+PROMISED = tests/faults/test_stops.py
 test: $(READY) ## all tests, three files at a time: most of them wait for processes
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest $(PROMISED) $(ARGS) || test $$? -eq 5
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore=$(PROMISED) $(ARGS)
 
 lint: $(READY) ## style and types
 	$(BIN)/ruff check .
