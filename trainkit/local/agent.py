@@ -13,21 +13,20 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from trainkit.contract.paths import Paths
 from trainkit.contract.processing import placed
-from trainkit.errors import StorageError
 from trainkit.local import objects
 from trainkit.local.isolation import Host
+from trainkit.local.meanwhile import Meanwhile
 from trainkit.local.objects import Place
 
 IGNORED, UPLOADING, UPLOADED = ".sagemaker-ignore", ".sagemaker-uploading", ".sagemaker-uploaded"
-_PAUSE = 0.5  # seconds between two looks
 
 
 class _Stamp(NamedTuple):
@@ -43,8 +42,9 @@ class Agent:
         self._folders = {host.name: placed(local_path, Paths(host.root)) for host in hosts}
         self._alike: dict[str, dict[str, _Stamp]] = {host.name: {} for host in hosts}
         self._seen: dict[Path, _Stamp] = {}
-        self._over = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._meanwhile = Meanwhile(
+            (partial(self._pass, host, last=False) for host in self._folders), name="checkpoints"
+        )
 
     def download(self) -> None:
         """All that is there, to every host. Raises OSError, StorageError."""
@@ -64,9 +64,8 @@ class Agent:
             self._alike[host] = dict(_files(folder))
 
     def begin(self) -> None:
-        """From now on, in a thread: the logs are not to wait for it."""
-        self._thread = threading.Thread(target=self._meanwhile, name="checkpoints", daemon=True)
-        self._thread.start()
+        """From now on, beside the hosts."""
+        self._meanwhile.begin()
 
     def end(self, *, lost: Collection[str] = ()) -> None:
         """The hosts have ended: whatever is left, but of the hosts that were `lost`. Raises OSError, StorageError."""
@@ -76,18 +75,7 @@ class Agent:
 
     def stop(self) -> None:
         """Nothing is copied beside the job any more."""
-        self._over.set()
-        if self._thread:
-            self._thread.join()
-            self._thread = None
-
-    def _meanwhile(self) -> None:
-        while not self._over.wait(_PAUSE):
-            for host in self._folders:
-                try:
-                    self._pass(host, last=False)
-                except (OSError, StorageError):
-                    continue  # the file is gone, or the next look has more luck; the last one says what is wrong
+        self._meanwhile.stop()
 
     def _pass(self, host: str, *, last: bool) -> None:
         folder, alike = self._folders[host], self._alike[host]

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import filecmp
 import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainkit.contract.paths import Paths
 from trainkit.contract.processing import placed
-from trainkit.errors import DataError, StorageError
+from trainkit.errors import DataError
 from trainkit.local import objects
 from trainkit.local.isolation import Host
+from trainkit.local.meanwhile import Meanwhile
 from trainkit.storage.commit import is_scratch
-
-_PAUSE = 0.5  # seconds between two looks at what is to be copied while the job runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +47,14 @@ class Uploads:
         self._copied: dict[Path, _Stamp] = {}
         self._seen: dict[Path, _Stamp] = {}
         self._owners: dict[tuple[str, str], tuple[str, Path]] = {}
-        self._over = threading.Event()
-        self._thread: threading.Thread | None = None
+        continuous = [one for one in destinations if one.continuous]
+        self._meanwhile = Meanwhile((partial(self._pass, one, last=False) for one in continuous), name="uploads")
         self.links: list[str] = []
         """Symbolic links that were found: the service follows none."""
 
     def begin(self) -> None:
-        """From now on, copy what Continuous outputs have, in a thread: the logs are not to wait for it."""
-        if any(one.continuous for one in self._destinations):
-            self._thread = threading.Thread(target=self._meanwhile, name="uploads", daemon=True)
-            self._thread.start()
+        """From now on, copy what Continuous outputs have, beside the hosts."""
+        self._meanwhile.begin()
 
     def end(self, *, all_of_them: bool) -> None:
         """The hosts have ended. Copy what is left; without `all_of_them`, of Continuous outputs only.
@@ -74,19 +71,7 @@ class Uploads:
 
     def stop(self) -> None:
         """No copy is made any more beside the job."""
-        self._over.set()
-        if self._thread:
-            self._thread.join()
-            self._thread = None
-
-    def _meanwhile(self) -> None:
-        while not self._over.wait(_PAUSE):
-            for one in self._destinations:
-                try:
-                    if one.continuous:
-                        self._pass(one, last=False)
-                except (OSError, StorageError):
-                    continue  # tried again at the next look; the last one says what is wrong
+        self._meanwhile.stop()
 
     def _pass(self, one: Destination, *, last: bool) -> list[str]:
         """Copy what is new. Returns, the last time, what two hosts wrote differently."""
