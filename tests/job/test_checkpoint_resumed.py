@@ -103,7 +103,7 @@ def test_a_run_that_is_killed_again_and_again_is_bit_for_bit_the_run_that_was_le
     tmp_path: Path, kind: str
 ) -> None:
     kills, dice = (50 if ALL else 3), random.Random()
-    steps = 20 + 12 * kills
+    steps = 100 + 12 * kills
     options: dict[str, Any] = {"ranks": 2, "kind": kind, "steps": steps, "pace": 0.01}
     run(tmp_path / "alone", **options)
     with started(tmp_path / "killed", trainkit_max_restarts=2 * kills, **options) as start:
@@ -113,6 +113,8 @@ def test_a_run_that_is_killed_again_and_again_is_bit_for_bit_the_run_that_was_le
             start.until(pid.exists, "a rank")
             if kill % 4:  # each fourth falls on its imports, on restoring, or on the first step
                 start.until(lambda path=pid, n=reached: len(lines(path.parent, int(path.stem))) > n, "a step")
+            if kill == 1:  # from here on, each start has something to restore
+                start.until(lambda: [*(start.folder / "root/checkpoints").rglob("MANIFEST.json")], "a checkpoint")
             time.sleep(dice.uniform(0, 0.3))
             with suppress(ProcessLookupError, FileNotFoundError):
                 os.kill(int(pid.read_text()), signal.SIGKILL)
