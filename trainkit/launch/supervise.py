@@ -19,33 +19,31 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from trainkit.contract import writers
 from trainkit.contract.environ import CLUSTER_KEY, RUN_DIR
-from trainkit.contract.outcome import LIMIT, Outcome, left_early
+from trainkit.contract.outcome import Outcome, left_early
 from trainkit.contract.seal import key_for
 from trainkit.errors import PeerLost, TrainkitError
-from trainkit.launch import limits, preflight, words
+from trainkit.launch import limits, preflight, said, words
 from trainkit.launch.course import SIBLING_GRACE, Course, Signal
 from trainkit.launch.engines import Engine, Setting, engine_for
-from trainkit.launch.errand import Errand, Planner, Running
+from trainkit.launch.errand import Errand, Planner
 from trainkit.launch.generation import Generation, carry_out
 from trainkit.launch.loop import Loop
+from trainkit.launch.membership import Membership
 from trainkit.launch.output import Console
 from trainkit.launch.peers import Again, Ears, Hub, Spoke
 from trainkit.launch.peers.council import HostEnd
+from trainkit.launch.preparation import Preparation
 from trainkit.launch.processes import FORWARDED, become_reaper, children, kill_descendants, reap
 from trainkit.launch.relay import Relay
 from trainkit.launch.restarts import RESTART_GRACE, Restarts
 from trainkit.launch.stalls import Stalls
-from trainkit.launch.waiting import busy, linger, wait
+from trainkit.launch.waiting import wait
 from trainkit.launch.watch import Report
 from trainkit.plan.launch import LaunchPlan, Meeting
 from trainkit.plan.world import World
-
-if TYPE_CHECKING:
-    from trainkit.launch.cluster import Cluster
 
 WRITERS_GRACE = 20.0
 """Seconds for a checkpoint that is being written when the ranks are gone."""
@@ -96,17 +94,15 @@ class _Supervisor:
         self._restarts = Restarts(plan.job.settings.max_restarts)
         self._course = self._new_course(None)
         self._ranks: Generation | None = None
-        self._cluster: Cluster | None = None
-        self._head_up: int | None = None
         self._ready = False
         self._link: Hub | Spoke | None = None
         self._stopped_by_others = False
         self._impatient = False
         self._strangers = frozenset(children())  # a sidecar, where an entrypoint has become `train` by exec
-        self._errand = errand
-        self._running_errand: Running | None = None
         self._setting = Setting(environ=environ, run_dir=run_dir, relay=self._relay, loop=self._loop, say=self._say)
         self._engine: Engine = engine_for(plan.engine, self._setting)
+        self._preparation = Preparation(errand, self._setting, plan) if errand else None
+        self._membership = Membership(self._setting, command=self._start_in_cluster, failed=self._failed_in_cluster)
         self._stalls = Stalls(plan, say=self._say, act=self._end_stalled)
 
     def run(self) -> Outcome:
@@ -142,7 +138,7 @@ class _Supervisor:
                     self._start(meeting)
                     self._wait()
                     self._wait_behind_shell()
-                    self._leave_cluster()
+                    self._membership.leave(self._course, self._link, leads=self._plan.leads)
                 elif self._link:
                     self._link.failed()  # others may have started already: they would wait for our ranks
         except TrainkitError as error:
@@ -151,7 +147,7 @@ class _Supervisor:
             self._end_ranks()
             self._wait()
             return Outcome(error.exit_code, str(error))
-        in_cluster = self._cluster.verdict if self._cluster and not self._course.has_failed else None
+        in_cluster = None if self._course.has_failed else self._membership.verdict
         return self._stalls.verdict or in_cluster or self._course.outcome(stopped_code=self._stopped_code())
 
     def _conclude(self, own: Outcome) -> Outcome | Meeting:
@@ -160,17 +156,16 @@ class _Supervisor:
         A host that is done early stays until all are: the first one hosts the store that the others' ranks use.
         """
         link = self._link
-        if own.exit_code and (own_words := self._own_words(own)):
-            own = replace(own, failure=own_words)
+        own = said.in_its_words(self._plan, own)
         if link is None:
             again = self._again(own)
             return again.meeting if again else own
         # In a processing job no host waits for another's script, and one that is done early leaves nobody alone.
         early = None if self._plan.processes else left_early(self._course.ends)
-        in_cluster = self._cluster.failed_at if self._cluster else None
-        at = self._course.failed_at(in_cluster or time.time())
+        at = self._course.failed_at(self._membership.failed_at or time.time())
         generation = self._plan.meeting.generation
-        link.done(HostEnd.from_outcome(self._plan.host, own, at=at, early=early, said=self._said()))
+        alike = said.alike(self._plan, self._setting.folder(self._plan))
+        link.done(HostEnd.from_outcome(self._plan.host, own, at=at, early=early, said=alike))
         while link.verdict is None and not self._impatient:
             if link.meeting and link.meeting.generation > generation:
                 return link.meeting
@@ -182,22 +177,6 @@ class _Supervisor:
         if link.verdict.failure != own.failure and link.verdict.exit_code != PeerLost.exit_code:  # that was said
             self._say(f"the job failed elsewhere first: {link.verdict.cause}")
         return link.verdict
-
-    def _said(self) -> str:
-        """What a processing script's host has come to, in words that the others' must equal."""
-        if not self._plan.processes:
-            return ""
-        from trainkit.contract.features import SAID  # ranks say nothing
-
-        return _read(self._run_dir / str(self._plan.meeting.generation) / SAID) or ""
-
-    def _own_words(self, own: Outcome) -> str | None:
-        """What the script itself wrote of its failure. A processing script that just exits may have left a message."""
-        paths, says_nothing = self._plan.job.paths, (own.failure or "").startswith("exit code ")
-        if text := _read(paths.failure):
-            return text
-        said = _read(paths.message) if self._plan.processes and says_nothing else None
-        return f"{said.strip()}\n{words.head(own)}"[:LIMIT] if said and said.strip() else None
 
     def _again(self, outcome: Outcome) -> Again | None:
         """On the first host, or the only one: whether all ranks start again after this, and where they meet then."""
@@ -220,9 +199,7 @@ class _Supervisor:
 
     def _begin_again(self, meeting: Meeting) -> Meeting:
         """Clear away what the last generation left. Every restart has come so far on every host."""
-        if self._cluster:
-            self._cluster.close()
-            self._cluster = None
+        self._membership.forget()
         self._clear_ranks(spare=writers.alive(self._run_dir))  # what was copied last may be what is restored
         with suppress(OSError):  # there is none; the next generation's cause is not this one's
             failure = self._plan.job.paths.failure
@@ -246,7 +223,8 @@ class _Supervisor:
         ears = Ears(
             end=self._end_ranks, stop=self._told_to_stop, agreed=self._agreed, say=self._say, again=self._again,
             report=self._report, reported=self._stalls.reported, show=self._show, shown=self._stalls.shown,
-            traits=preflight.traits(self._environ), up=self._up, released=self._released, absent=self._absent,
+            traits=preflight.traits(self._environ), up=self._head_up, released=self._membership.released,
+            absent=self._membership.blame,
         )  # fmt: skip
         return (Hub if self._plan.leads else Spoke)(self._loop, self._plan, ears, key=self._key)
 
@@ -254,48 +232,24 @@ class _Supervisor:
         return self._course.stop_signal is not None or self._course.others_failed
 
     def _made_ready(self) -> bool:
-        """Carry out the errand, if there is one, and plan with what it brought. False if told to stop or end before.
-
-        Raises TrainkitError where the code cannot be made ready, when the other hosts are there to hear it.
-        """
-        errand, link, relay = self._errand, self._link, self._relay
-        if errand is None:
+        """Whether this host's code is there to be run. False if told to stop or end before."""
+        if self._preparation is None:
             return True
-        if isinstance(link, Spoke):
-            link.prepare()
-        output = relay.pipe("") if relay else None
-        try:
-            running = Running(errand.order, environ=self._environ, run_dir=self._run_dir, output=output)
-        except OSError as error:
-            raise limits.cannot_write(self._plan.host, self._run_dir, error) from None
-        finally:
-            if output is not None:
-                os.close(output)
-        self._running_errand = running
-        if not busy(loop=self._loop, link=link, done=lambda: running.done, called_off=self._called_off):
-            running.cancel()
-            deadline = time.monotonic() + SIBLING_GRACE
-            while not (running.done or self._impatient) and time.monotonic() < deadline:
-                self._loop.turn(until=deadline)
+        prepared = self._preparation.carry_out(
+            self._link, called_off=self._called_off, impatient=lambda: self._impatient
+        )
+        if prepared is None:
             return False
-        if relay:
-            relay.end("")
-        try:
-            self._planner = errand.then(running.prepared())
-            self._plan = self._planner(at_terminal=self._plan.keeps_terminal)
-        except TrainkitError:
-            if link:
-                linger(loop=self._loop, link=link, called_off=self._called_off)
-            raise
+        self._planner, self._plan = prepared
         self._engine = engine_for(self._plan.engine, self._setting)
-        if isinstance(link, Spoke):
-            link.prepared()
+        if isinstance(self._link, Spoke):
+            self._link.prepared()
         return True
 
     def _meet(self) -> Meeting | None:
         """Where ranks meet, once every host is here. None if told to stop or end before."""
         link = self._link
-        patient = self._errand is not None or isinstance(link, Hub)  # the first host knows who is busy
+        patient = self._preparation is not None or isinstance(link, Hub)  # the first host knows who is busy
         ready = wait(
             self._plan, loop=self._loop, link=link, ready=lambda: self._ready, called_off=self._called_off,
             patient=patient,
@@ -316,81 +270,40 @@ class _Supervisor:
         folder = self._run_dir / str(meeting.generation)
         self._ranks = Generation(self._plan, self._engine, self._course, folder=folder, relay=self._relay)
         if self._plan.cluster:
-            self._join_cluster(meeting)
+            self._membership.join(self._plan, self._link)
         else:
             self._ranks.start()
 
-    def _join_cluster(self, meeting: Meeting) -> None:
-        """This host's daemons. The one command starts on the first host, when the engine counts all hosts."""
-        from trainkit.launch.cluster import Cluster, Hooks  # most jobs have none
-
-        link = self._link
-
-        def up() -> None:
-            if isinstance(link, Hub):
-                link.up()
-
-        def failed() -> None:
-            if link:
-                link.failed()
-            self._end_ranks()
-
-        def absent(hosts: Iterable[str], why: str) -> None:
-            assert isinstance(link, Hub)
-            link.absent([*hosts], why)
-
-        hooks = Hooks(up, self._start_in_cluster, failed, absent)
-        self._cluster = Cluster(self._plan, self._setting, hooks, link=link)
-        self._cluster.start()
-        if self._head_up == meeting.generation:  # it was told together with the meeting
-            self._cluster.up()
-
-    def _start_in_cluster(self) -> None:
-        assert self._cluster and self._ranks
-        if self._course.stop_signal is None and not self._course.others_failed:
-            self._plan = replace(self._plan, environment={**self._plan.environment, **self._cluster.driver})
+    def _start_in_cluster(self, driver: Mapping[str, str]) -> None:
+        if self._ranks and not self._called_off():
+            self._plan = replace(self._plan, environment={**self._plan.environment, **driver})
             self._ranks.start(self._plan)
 
-    def _leave_cluster(self) -> None:
-        """The command has ended, here or on the first host, or all are to end."""
-        if self._cluster:
-            if isinstance(self._link, Hub) and not self._course.has_failed and not self._cluster.verdict:
-                self._link.release()
-            # What the first host runs ends last: the others' daemons would fail, or complain, without it.
-            if self._plan.leads:
-                self._cluster.leave()
-            else:
-                self._cluster.close()
+    def _failed_in_cluster(self) -> None:
+        if self._link:
+            self._link.failed()
+        self._end_ranks()
 
     def _wait(self) -> None:
-        while not self._course.over or self._in_cluster():
+        while not self._course.over or self._wanted_in_cluster():
             patience = self._course.deadline or self._stalls.next_look
-            moments = [patience, self._link.next_tick if self._link else None]
-            if self._cluster:
-                moments.append(self._cluster.next_look)
-            self._loop.turn(until=min(filter(None, moments), default=None))
+            moments = [patience, self._membership.next_look, self._link.next_tick if self._link else None]
+            self._loop.turn(until=min(filter(None, moments)))
             self._carry_out(self._course.tick(now=time.monotonic()))
-            if self._cluster:
-                self._cluster.tick()
+            self._membership.tick()
             self._look_for_stalls()
             if self._link:
                 self._link.tick()
 
-    def _in_cluster(self) -> bool:
-        """Whether this host's daemons are wanted, though no process of the script runs here."""
-        if not self._cluster or self._cluster.verdict or self._course.others_failed or self._impatient:
-            return False
-        if not self._plan.leads:
-            return not self._cluster.released
-        return not self._cluster.ready and self._course.stop_signal is None
+    def _wanted_in_cluster(self) -> bool:
+        return not self._impatient and self._membership.wanted(self._course, leads=self._plan.leads)
 
     def _wait_behind_shell(self) -> None:
         """A shell that was told to end is gone at once, while what it ran in its session still heeds the signal."""
         shell = self._plan.is_shell
-        known = self._strangers | self._engine.helpers
-        if self._cluster:  # what a daemon that died has left is no work of the command's
-            shell = shell and self._plan.leads and not self._cluster.verdict
-            known |= self._cluster.pids
+        if self._plan.cluster:  # what a daemon that died has left is no work of the command's
+            shell = shell and self._plan.leads and not self._membership.verdict
+        known = self._strangers | self._engine.helpers | self._membership.pids
         while shell and self._course.deadline and not self._impatient and {*children()} - known:
             now = time.monotonic()
             if now >= self._course.deadline:
@@ -415,8 +328,7 @@ class _Supervisor:
     def _end_everything(self) -> None:
         """No process of the job outlives this, whatever state we are in."""
         self._engine.close()
-        if self._cluster:
-            self._cluster.close()
+        self._membership.close()
         self._carry_out([Signal(tuple(self._course.running), signal.SIGKILL)])
         self._let_writers_finish()
         self._clear_ranks()
@@ -440,18 +352,8 @@ class _Supervisor:
             self._ranks.close()
             self._ranks = None
 
-    def _up(self) -> None:
-        self._head_up = self._link.generation if self._link else None
-        if self._cluster and self._head_up == self._plan.meeting.generation:
-            self._cluster.up()
-
-    def _released(self) -> None:
-        if self._cluster:
-            self._cluster.released = True
-
-    def _absent(self, why: str) -> None:
-        if self._cluster:
-            self._cluster.blame(why)
+    def _head_up(self) -> None:
+        self._membership.up(self._link.generation if self._link else None)
 
     def _engine_ready(self) -> None:
         self._ready = True
@@ -518,9 +420,9 @@ class _Supervisor:
 
     def _reap(self) -> None:
         for ended in reap():
-            if self._running_errand and self._running_errand.reap(ended):
+            if self._preparation and self._preparation.reap(ended):
                 continue
-            if self._cluster and self._cluster.reap(ended):
+            if self._membership.reap(ended):
                 continue
             ours = self._ranks is not None and self._ranks.reap(ended)  # else the template, the store, or an orphan
             if ours and self._link and self._course.has_failed:
@@ -531,10 +433,3 @@ class _Supervisor:
 
     def _say(self, text: str) -> None:
         self._console.say(self._plan.host, text)
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")[:LIMIT] or None
-    except OSError:
-        return None
