@@ -132,6 +132,14 @@ def test_a_large_stream_is_sent_in_parts_and_comes_back_the_same(s3: S3Server) -
     assert s3.open_uploads() == []
 
 
+def test_parts_that_are_sent_again_are_still_themselves_although_memory_is_used_again(s3: S3Server) -> None:
+    url = f"{s3.bucket}/again"
+    s3.faults.lose(next=3, kind="UploadPart")
+    assert files.put_stream(url, mebibytes(93), replace=False).size == 93 * MIB
+    assert s3.counts["UploadPart"] == 12 + 3
+    assert files.get(url) == b"".join(mebibytes(93))
+
+
 def test_the_parts_of_the_largest_object_are_neither_too_many_nor_too_large() -> None:
     from trainkit.storage.s3 import _part_size
 

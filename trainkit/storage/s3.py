@@ -17,6 +17,7 @@ import random
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
@@ -114,14 +115,15 @@ class S3Store:
         raise AssertionError("the last round returns or raises")
 
     def put_stream(self, url: str, chunks: Iterable[Data], *, replace: bool) -> Entry:
-        parts = _parts(chunks)
+        spare: deque[bytearray] = deque()
+        parts = _parts(chunks, spare)
         first = next(parts)
         if len(first) < PART:
             return self.put(url, first, replace=replace)
         mark = secrets.token_hex(8)
         upload = self.request("create_multipart_upload", url, "begin writing it", Metadata={_MARK: mark})["UploadId"]
         try:
-            done, size = self._upload(url, upload, first, parts)
+            done, size = self._upload(url, upload, first, parts, spare)
             condition = {} if replace else {"IfNoneMatch": "*"}
             try:
                 answer = self.request(
@@ -189,14 +191,20 @@ class S3Store:
             if answer.code != "NoSuchUpload":
                 raise
 
-    def _upload(self, url: str, upload: str, first: bytes, rest: Iterator[bytes]) -> tuple[Sequence[Any], int]:
-        """Send the parts; what CompleteMultipartUpload wants to hear of them, and their size together."""
+    def _upload(
+        self, url: str, upload: str, first: bytearray, rest: Iterator[bytearray], spare: deque[bytearray]
+    ) -> tuple[Sequence[Any], int]:
+        """Send the parts; what CompleteMultipartUpload wants to hear of them, and their size together.
+
+        A part that was sent is `spare`.
+        """
         done: list[dict[str, Any]] = []
         size = 0
 
-        def send(number: int, part: bytes) -> dict[str, Any]:
+        def send(number: int, part: bytearray) -> dict[str, Any]:
             doing = f"write part {number} of it"
             answer = self.request("upload_part", url, doing, UploadId=upload, PartNumber=number, Body=part)
+            spare.append(part)
             sums = {
                 name: value for name, value in answer.items() if name.startswith("Checksum") and name[8:9].isupper()
             }
@@ -204,7 +212,7 @@ class S3Store:
 
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="upload") as pool:
             running: set[Future[dict[str, Any]]] = set()
-            part: bytes | None = first
+            part: bytearray | None = first
             while part is not None:
                 size += len(part)
                 running.add(pool.submit(send, len(done) + len(running) + 1, part))
@@ -306,22 +314,23 @@ def _part_size(number: int) -> int:
     return PART << (number // 1000)
 
 
-def _parts(chunks: Iterable[Data]) -> Iterator[bytes]:
-    """The same bytes in parts of full size, except the last; at least one part."""
-    number, part = 0, bytearray()
+def _parts(chunks: Iterable[Data], spare: deque[bytearray]) -> Iterator[bytearray]:
+    """The same bytes in parts of full size, except the last; at least one part. Those that are `spare` are used again.
+
+    Memory that is new to the process costs the kernel several times what the copy costs.
+    """
+    number, part, filled = 0, bytearray(PART), 0
     for chunk in chunks:
         view = memoryview(chunk).cast("B")
         while view:
-            size = _part_size(number)
-            taken = view[: size - len(part)]
-            view = view[len(taken) :]
-            if len(taken) == size:  # a large chunk is copied once
-                yield bytes(taken)
-                number += 1
-                continue
-            part += taken
-            if len(part) == size:
-                yield bytes(part)
-                number, part = number + 1, bytearray()
-    if part or not number:
-        yield bytes(part)
+            if filled == len(part):
+                yield part
+                number, filled = number + 1, 0
+                part = spare.pop() if spare else bytearray(_part_size(number))
+                if len(part) != _part_size(number):
+                    part = bytearray(_part_size(number))
+            taken = view[: len(part) - filled]
+            part[filled : filled + len(taken)] = taken
+            filled, view = filled + len(taken), view[len(taken) :]
+    del part[filled:]
+    yield part
