@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from checkpoint_made import made, restored
 from servers.s3 import S3Server
 
-from trainkit.checkpoint import choose, manifest, retire, tiers
+from trainkit.checkpoint import choose, crc, manifest, retire, tiers
 from trainkit.checkpoint.retain import Committed, Retention
 from trainkit.checkpoint.retire import Retirement
 from trainkit.checkpoint.tiers import IGNORED, UPLOADED, UPLOADING, Found, LocalTier, Tier
@@ -193,6 +194,22 @@ def test_a_folder_shows_neither_scratch_nor_markers_and_what_is_written_once_is_
         tier.put(directory, "r00000.state", [memoryview(b"two")])
     assert (tmp_path / directory / "r00000.state").read_bytes() == b"one"
     assert LocalTier(tmp_path / "nowhere").list() == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_checksums_that_are_known_are_not_taken_again_and_the_file_is_the_same(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    tier = tiers.of(str(tmp_path) if kind == "folder" else f"{s3.bucket}/known")
+    directory, content = manifest.directory(1, "a" * 24), random.Random(1).randbytes(2 * crc.BLOCK + 5)
+    parts = [memoryview(content)[:1000], memoryview(content)[1000:]]
+    sums = tier.put(directory, "one", parts)
+    assert sums == tuple(zlib.crc32(content[at : at + crc.BLOCK]) for at in range(0, len(content), crc.BLOCK))
+    monkeypatch.setattr(crc, "of_block", None)
+    assert tier.put(directory, "other", parts, sums=sums) == sums
+    there = bytearray(len(content))
+    tier.read_into(directory, "other", 0, memoryview(there))
+    assert there == content
 
 
 def test_a_manifest_is_not_put_where_the_directory_was_taken_away(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ IGNORED = ".sagemaker-ignore"
 UPLOADING, UPLOADED = ".sagemaker-uploading", ".sagemaker-uploaded"
 ARRIVED = "arrived.trainkit" + IGNORED
 _UPLOADED_AT_ONCE = 64 << 20  # bytes: whole parts of an upload are cut out of it
+Sums = tuple[int, ...]
+"""The checksums of a file's blocks (crc.BLOCK)."""
 SET_ASIDE = "SET-ASIDE.txt"
 """Marks an attempt that is damaged, or that a fresh start left behind: never chosen, never deleted by us."""
 
@@ -58,8 +60,8 @@ class Tier(Protocol):
     def name(self) -> str:
         """As people write it: a path or a URL."""
 
-    def put(self, directory: str, name: str, parts: Sequence[memoryview]) -> tuple[int, ...]:
-        """Write a file, durable when this returns. Returns the checksum of each block."""
+    def put(self, directory: str, name: str, parts: Sequence[memoryview], *, sums: Sums | None = None) -> Sums:
+        """Write a file, durable when this returns. Returns its blocks' checksums: `sums`, where they are known."""
 
     def put_manifest(self, directory: str, text: str) -> None:
         """The commit. Where the same manifest is there already, that was our own first try."""
@@ -110,7 +112,7 @@ class LocalTier:
     def name(self) -> str:
         return str(self.root)
 
-    def put(self, directory: str, name: str, parts: Sequence[memoryview]) -> tuple[int, ...]:
+    def put(self, directory: str, name: str, parts: Sequence[memoryview], *, sums: Sums | None = None) -> Sums:
         path = self.root / directory / name
         with told(str(path), "write it"):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +122,7 @@ class LocalTier:
                 commit.committed(path, scratch=path.with_name(name + IGNORED)) as scratch,
                 scratch.open("wb", 0) as out,
             ):
-                return _write(out.fileno(), parts)
+                return _write(out.fileno(), parts, sums)
 
     def put_manifest(self, directory: str, text: str) -> None:
         path = self.root / directory / manifest.FILE
@@ -226,11 +228,11 @@ class UrlTier:
     def name(self) -> str:
         return self.url
 
-    def put(self, directory: str, name: str, parts: Sequence[memoryview]) -> tuple[int, ...]:
-        sums: list[int] = []
-        chunks = _summed(parts, sums, at_once=_UPLOADED_AT_ONCE)
+    def put(self, directory: str, name: str, parts: Sequence[memoryview], *, sums: Sums | None = None) -> Sums:
+        taken: list[int] = []
+        chunks = parts if sums else _summed(parts, taken, at_once=_UPLOADED_AT_ONCE)
         files.put_stream(self._of(directory, name), chunks, replace=False)
-        return tuple(sums)
+        return sums or tuple(taken)
 
     def put_manifest(self, directory: str, text: str) -> None:
         url = self._of(directory, manifest.FILE)
@@ -321,14 +323,14 @@ def _time(path: Path) -> float:
         return math.inf
 
 
-def _write(descriptor: int, parts: Sequence[memoryview]) -> tuple[int, ...]:
+def _write(descriptor: int, parts: Sequence[memoryview], sums: Sums | None) -> Sums:
     """Write all parts as one file. Returns the blocks' checksums, taken while bytes are in the processor's cache."""
-    sums: list[int] = []
-    for chunk in _summed(parts, sums):
+    taken: list[int] = []
+    for chunk in parts if sums else _summed(parts, taken):
         rest = chunk
         while rest:
             rest = rest[os.write(descriptor, rest) :]
-    return tuple(sums)
+    return sums or tuple(taken)
 
 
 def _summed(parts: Sequence[memoryview], sums: list[int], *, at_once: int = crc.BLOCK) -> Iterator[memoryview]:

@@ -48,6 +48,8 @@ class Writer:
         """Tiers in which it has failed, wherever."""
         self._names: dict[tuple[str, int], list[str]] = {}
         """The files that were begun, by attempt and tier. The thread's."""
+        self._sums: dict[tuple[str, str], tiers.Sums] = {}
+        """The checksums of the files that are written, by directory and name: of one attempt. The thread's."""
         self._orphan = False
         loop.watch(rank, self._asked, self._left_alone)
 
@@ -109,6 +111,7 @@ class Writer:
             return {"say": "refused", "why": "it failed elsewhere", **facts}
         self._names = {of: names for of, names in self._names.items() if of[0] == staged["attempt"]}
         self._names[staged["attempt"], tier] = [entry["name"] for entry in wanted]
+        self._sums = {of: sums for of, sums in self._sums.items() if of[0] == into}
         try:
             files = [self._put(tier, into, entry) for entry in wanted]
         except StorageError as error:
@@ -119,7 +122,8 @@ class Writer:
     def _put(self, tier: int, into: str, entry: Message) -> File:
         parts = [self._arena[start : start + size] for start, size in entry["parts"]]
         size = sum(map(len, parts))
-        sums = self._tiers[tier].put(into, entry["name"], parts)
+        sums = self._sums.get((into, entry["name"]))
+        sums = self._sums[into, entry["name"]] = self._tiers[tier].put(into, entry["name"], parts, sums=sums)
         return File(entry["name"], size, crc.joined(sums, size), sums, entry["start"])
 
     def _digest(self, start: int, size: int) -> str:
