@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from trainkit.checkpoint import own, tiers
 from trainkit.checkpoint.assignment import Assignment, Place
 from trainkit.checkpoint.client import Answer, Client, End, new_key
@@ -237,6 +239,7 @@ class Checkpointer:
         self._done, self._metrics = step + 1, metrics
         self._calls += 1
 
+    @torch.no_grad()
     def _collect(self) -> Collected:
         collected = Collected()
         for subject in self._subjects.values():

@@ -66,6 +66,7 @@ class Staging:
         self._held = collected.held
         arena.touch()
 
+    @torch.no_grad()
     def copy(self, collected: Collected) -> tuple[list[Staged], list[tuple[str, int, int]]]:
         """Copy everything. Returns the files, and where each object's own state is.
 

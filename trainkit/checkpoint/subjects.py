@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from trainkit.checkpoint.boxes import Box
-from trainkit.checkpoint.holdings import OF_NAME, Holders, local
+from trainkit.checkpoint.holdings import OF_NAME, Holders, local, part_of
 from trainkit.checkpoint.manifest import Manifest
 from trainkit.checkpoint.plan import Held
 from trainkit.checkpoint.read import Bytes, Wanted
@@ -42,11 +42,11 @@ class Collected:
     own: dict[str, Any] = field(default_factory=dict)
 
     def add(self, name: str, tensor: Tensor, holders: Holders, *, first: bool = False) -> None:
-        """Raises CheckpointError for a tensor that cannot be saved."""
+        """To be called under no_grad. Raises CheckpointError for a tensor that cannot be saved."""
         held, box = holders.held(name, tensor, first=first)
         self.held.append(held)
         if box is not None:
-            self.tensors[name], self.boxes[name] = local(tensor), box
+            self.tensors[name], self.boxes[name] = part_of(tensor), box
 
 
 class Subject(Protocol):
@@ -117,7 +117,7 @@ class Module:
         aliases: dict[str, str] = {}
         others: dict[str, Any] = {}
         seen: dict[Any, str] = {}
-        state = self.module.state_dict(keep_vars=True)  # `local` detaches them, at less cost
+        state = self.module.state_dict(keep_vars=True)  # nobody needs each of them detached
         for key, value in state.items():
             name = plain(key)
             if not isinstance(value, Tensor) or key.endswith(_EXTRA_STATE):
