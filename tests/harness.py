@@ -100,7 +100,12 @@ def unprivileged() -> Iterator[None]:
 
 def processes_mentioning(text: str) -> list[str]:
     """Command lines of living processes that carry `text` in their arguments or their environment."""
-    found = []
+    return [*living(text).values()]
+
+
+def living(text: str) -> dict[int, str]:
+    """The same, by process id."""
+    found = {}
     for process in Path("/proc").iterdir():
         if not process.name.isdigit() or int(process.name) == os.getpid():
             continue
@@ -111,5 +116,5 @@ def processes_mentioning(text: str) -> list[str]:
         except OSError:
             continue  # it ended meanwhile
         if text.encode() in seen and state != "Z":
-            found.append(command.replace(b"\0", b" ").decode(errors="replace"))
+            found[int(process.name)] = command.replace(b"\0", b" ").decode(errors="replace")
     return found

@@ -2,7 +2,8 @@
 
 --kind ddp|fsdp|accelerate   --steps 60   --epochs N   --every 3   --pace 0.0 (seconds of each step)
 --by_hand: the script has its own loop, and saves at a stop
-Each rank appends {"step", "ids", "loss"} of each step to <folder>/rank-<rank>.jsonl, and at the end its weights' hash.
+Each rank appends {"step", "epoch", "ids", "loss"} of each step to <folder>/rank-<rank>.jsonl, and at the end its
+weights' hash.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ log = (folder / f"rank-{job.rank}.jsonl").open("a", buffering=1)
 
 
 def batches() -> Any:
-    """Epoch after epoch, or so many."""
-    for _ in range(job.hp("epochs", 10**9)):
+    """Epoch after epoch, or so many of all starts together."""
+    while stream.state_dict()["epoch"] < job.hp("epochs", 10**9):
         yield from stream
 
 
@@ -104,7 +105,9 @@ for step, batch in loop:
     ids = batch["id"]
     x = ids[:, None] / 64.0 + torch.arange(8) / 8.0
     loss = loss_of(x.float(), (ids[:, None] % 7).float())
-    log.write(json.dumps({"step": step, "ids": ids.tolist(), "loss": loss.item().hex()}) + "\n")
+    behind = stream.state_dict()
+    epoch = behind["epoch"] - (behind["position"] == 0)
+    log.write(json.dumps({"step": step, "epoch": epoch, "ids": ids.tolist(), "loss": loss.item().hex()}) + "\n")
     if job.hp("by_hand", False):
         if job.should_stop():
             print(f"rank {job.rank} saved by hand: {ckpt.save(step)}", flush=True)

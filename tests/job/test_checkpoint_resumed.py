@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from harness import TRAIN, environment, lay_tree, processes_mentioning
+from harness import TRAIN, environment, lay_tree, living, processes_mentioning
 
 pytestmark = pytest.mark.torch
 ALL = os.environ.get("TRAINKIT_TEST_FAULTS") == "all"
@@ -93,6 +94,23 @@ def lines(folder: Path, rank: int) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def manifests(folder: Path) -> set[Path]:
+    return {*(folder / "root/checkpoints").rglob("MANIFEST.json")}
+
+
+def kill(what: str, start: Start, *, rank: int) -> None:
+    """SIGKILL to one rank, to the supervisor, or to everything of the job at once, its writers too."""
+    if what == "supervisor":
+        start.process.kill()
+        return
+    wanted = [int((start.folder / f"{rank}.pid").read_text())]
+    if what == "everything":
+        wanted = [*living(str(start.folder))]
+    for pid in wanted:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def run(folder: Path, **options: Any) -> None:
     with started(folder, **options) as start:
         assert start.end() == 0, start.log
@@ -114,7 +132,7 @@ def test_a_run_that_is_killed_again_and_again_is_bit_for_bit_the_run_that_was_le
             if kill % 4:  # each fourth falls on its imports, on restoring, or on the first step
                 start.until(lambda path=pid, n=reached: len(lines(path.parent, int(path.stem))) > n, "a step")
             if kill == 1:  # from here on, each start has something to restore
-                start.until(lambda: [*(start.folder / "root/checkpoints").rglob("MANIFEST.json")], "a checkpoint")
+                start.until(lambda: manifests(start.folder), "a checkpoint")
             time.sleep(dice.uniform(0, 0.3))
             with suppress(ProcessLookupError, FileNotFoundError):
                 os.kill(int(pid.read_text()), signal.SIGKILL)
@@ -131,6 +149,43 @@ def test_a_run_that_is_killed_again_and_again_is_bit_for_bit_the_run_that_was_le
         assert {line["step"] for line in steps_seen} == set(range(steps))
         if rank == 0 or kind != "fsdp":  # batch statistics are rank 0's, and DDP alone gives them to all
             assert seen[-1] == lines(tmp_path / "alone", rank)[-1]
+
+
+def test_a_run_that_is_killed_and_goes_on_on_other_ranks_trains_on_each_sample_once(tmp_path: Path) -> None:
+    lives, dice, folder = (51 if ALL else 2), random.Random(), tmp_path / "job"
+    options: dict[str, Any] = {"epochs": lives if ALL else 2, "steps": 10**6, "pace": 0.01, "every": 5}
+    begins: list[int] = []
+    done: list[list[list[dict[str, Any]]]] = []
+    for life in range(lives):
+        ranks = dice.choice([one for one in (1, 2, 3) if not done or one != len(done[-1])])
+        with started(folder, ranks=ranks, **options) as start:
+            if life < lives - 1:
+                there = manifests(folder)
+                start.until(lambda there=there: manifests(folder) - there, "a checkpoint")
+                time.sleep(dice.uniform(0, 0.3))
+                kill(dice.choice(["rank", "supervisor", "everything"]), start, rank=dice.randrange(ranks))
+            else:
+                assert start.end() == 0, start.log
+            start.end()
+        begins.append(int(re.findall(r"rank 0 starts at (\d+)", start.log)[0]))
+        done.append([lines(folder, rank) for rank in range(ranks)])
+        for rank in range(ranks):
+            (folder / f"rank-{rank}.jsonl").unlink()
+    assert begins == sorted(begins), begins
+    assert begins[0] == 0 < begins[1]
+    trained: dict[int, list[int]] = {}
+    for life, of_ranks in enumerate(done):
+        for of_rank in of_ranks:
+            steps = [line for line in of_rank if "step" in line]
+            end = begins[life + 1] if life < lives - 1 else steps[-1]["step"] + 1
+            kept = [line for line in steps if line["step"] < end]  # what came after the last checkpoint is undone
+            assert [line["step"] for line in kept] == [*range(begins[life], end)]
+            for line in kept:
+                trained.setdefault(line["epoch"], []).extend(line["ids"])
+    assert sorted(trained) == [*range(options["epochs"])]
+    for ids in trained.values():
+        assert len(ids) == len(set(ids)), "no sample twice in an epoch"
+        assert len(ids) > ROWS - 3 * 4, "none left out, but what does not fill the last batch"
 
 
 @pytest.mark.parametrize(("torchrun", "after"), [(False, 1), (True, 7)])
