@@ -171,6 +171,23 @@ def test_a_training_that_goes_back_saves_its_old_steps_anew() -> None:
     assert len(seen) == 29 + 25
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_where_one_rank_cannot_save_those_who_wait_for_its_plan_hear_it_and_the_next_save_is_made(first: int) -> None:
+    made, whole = coordinator(2), plan_of(2)
+    attempt = begun(made.asked(0, 1, now=0), 0)
+    made.asked(1, 1, now=0)
+    orders: list[Order] = []
+    for rank in (first, 1 - first):
+        if rank:
+            orders += made.unable(1, attempt, "rank 1 has no memory", now=0)
+        else:
+            orders += made.planned(0, attempt, whole.digest, whole, now=0)
+    assert {"agreed": attempt, "why": "rank 1 has no memory"} in told(orders, 0)
+    assert told(orders, 0)[-1] == {"over": attempt, "step": 1, "kept": False}
+    assert not made.busy
+    assert begun(made.asked(0, 2, now=0), 0) == begun(made.asked(1, 2, now=0), 1) != attempt
+
+
 def test_the_receipt_of_a_writer_that_was_lost_and_came_again_does_not_count() -> None:
     made, whole = coordinator(2), plan_of(2)
     attempt = begun(made.asked(0, 1, now=0), 0)
@@ -205,7 +222,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.made = coordinator(self.ranks, tiers=self.tiers, every=self.dice.choice((1, 2, 3)))
-        self.plan = plan_of(self.ranks)
+        self.plans = [plan_of(self.ranks, width=width) for width in (4, 5)]
         self.other = plan_of(self.ranks, width=7)
         self.to_do = {rank: deque() for rank in range(self.ranks)}
         self.steps = dict.fromkeys(range(self.ranks), 0)
@@ -246,7 +263,7 @@ class World:
                 self.stage(rank, message["agreed"])
 
     def save(self, rank: int, attempt: str, *, agreed: str | None) -> None:
-        mine = self.other if self.dice.random() < 0.02 else self.plan
+        mine = self.other if self.dice.random() < 0.02 else self.plan_of(attempt)
         if self.dice.random() < 0.05:
             self.to_do[rank].append(lambda: self.made.unable(rank, attempt, "no memory", now=0))
         elif agreed != mine.digest:
@@ -260,7 +277,7 @@ class World:
             self.stage(rank, attempt)
 
     def stage(self, rank: int, attempt: str) -> None:
-        self.to_do[rank].append(lambda: self.made.staged(rank, attempt, self.plan.digest, now=0))
+        self.to_do[rank].append(lambda: self.made.staged(rank, attempt, self.plan_of(attempt).digest, now=0))
         for tier in range(self.tiers):
             self.to_do[rank].append(lambda tier=tier: self.written(rank, attempt, tier))  # type: ignore[misc]
 
@@ -268,7 +285,11 @@ class World:
         if self.dice.random() < 0.05:
             return self.made.refused(rank, attempt, tier, "the disk is full", now=0)
         self.receipts.setdefault((attempt, tier), set()).add(rank)
-        return self.made.receipt(rank, attempt, tier, files_of(rank, self.plan), now=0)
+        return self.made.receipt(rank, attempt, tier, files_of(rank, self.plan_of(attempt)), now=0)
+
+    def plan_of(self, attempt: str) -> Plan:
+        """What is to be saved changes now and then, for all ranks alike."""
+        return self.plans[int(attempt, 16) // 2 % 2]
 
     def turn(self, *, losses: bool) -> bool:
         """One event, whichever. Returns whether there was one."""
@@ -329,7 +350,10 @@ def test_whatever_happens_in_whatever_order_all_hear_the_same_and_nobody_waits_f
     while world.turn(losses=False):
         pass
     assert all(len(answers) == 1 for answers in world.answers.values()), world.answers
-    # What still waits, waits for a rank that is free and has not asked, staged or died: that it does so ends it.
+    if world.made.busy or world.comparing or world.waiting:
+        late = {r for r, step in world.steps.items() if r not in world.dead and step < max(world.steps.values())}
+        assert late, f"{world.comparing} and {world.waiting} wait for nobody"
+    # They wait for ranks that have not asked yet: that those die ends it, too.
     for rank in list(range(world.ranks)):
         world._lose(rank)
         while world.turn(losses=False):

@@ -277,7 +277,8 @@ class Coordinator:
             failed = [order for other in self._everybody for order in self._fail(other, self._tiers, why)]
             return [*orders, *failed, *self._settle(now)]
         if len(current.plans) < len(self._host_of):
-            return []
+            lacking = self._lacking(current)
+            return [*self._release(lacking), *self._settle(now)] if lacking else []
         if digest not in self._plans:
             why = "the checkpoints' coordinator does not know what is to be saved"
             failed = [order for other in self._everybody for order in self._fail(other, self._tiers, why)]
@@ -310,7 +311,7 @@ class Coordinator:
         """The rank will give no receipt in these tiers, unless it has."""
         if (current := self._current) is None:
             return []
-        orders = [] if rank in current.plans else self._answer_comparing({"agreed": current.name, "why": why})
+        orders: list[Order] = []
         for tier in tiers:
             place = current.places[tier]
             if rank in place.waiting:
@@ -319,7 +320,21 @@ class Coordinator:
                     place.failed = why
                     facts = {"attempt": current.name, "step": current.step, "tier": tier}
                     orders.append(Tell(EVERYBODY, {"failed": why, **facts}))
-        return orders
+        return orders if rank in current.plans else [*orders, *self._release(why)]
+
+    def _lacking(self, current: _Attempt) -> str | None:
+        """Why there will never be the plans of all ranks; None while there may be."""
+        if (failed := current.places[0].failed) is None:
+            return None
+        awaited = set().union(*(place.waiting for place in current.places)) | current.plans.keys()
+        return failed if len(awaited) < len(self._host_of) else None
+
+    def _release(self, why: str) -> list[Order]:
+        """Those who wait for all plans hear that these will not come. They copy nothing, and give no receipts."""
+        assert self._current
+        ranks = self._current.comparing
+        orders = self._answer_comparing({"agreed": self._current.name, "why": why})
+        return [*orders, *(order for rank in sorted(ranks) for order in self._fail(rank, self._tiers, why))]
 
     def _settle(self, now: float) -> list[Order]:
         """End the current attempt where all is known of it, and answer those who waited for that."""

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 class Membership:
     """No part in anything until it joins, and again when it is closed."""
 
-    def __init__(self, setting: Setting, *, command: Callable[[Mapping[str, str]], None], failed: Callable[[], None]):
+    def __init__(
+        self, setting: Setting, *, command: Callable[[Mapping[str, str]], None], failed: Callable[[], None]
+    ) -> None:
         """`command` starts the one command, on the first host, with what its environment gets. `failed`: we have."""
         self._setting = setting
         self._command = command
