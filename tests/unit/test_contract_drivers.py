@@ -122,11 +122,13 @@ def test_without_the_channel_the_files_are_not_opened(tmp_path: Path) -> None:
         (None, {"trainkit": "9", "color": "red"}, "color is 'red': asks for what trainkit does not do"),
         (None, {"trainkit": "9", "engine": "warp"}, "engine is 'warp': must be one of fork, spawn, torchrun"),
         ("{torn", None, "sourcecode.json is no JSON"),
+        ({"entry_script": ["main.py"]}, None, "entry_script is ['main.py']: is no text. Write a text"),
+        ({"command": "make", "args": "-j"}, None, "args is '-j': is no list. Write a list, as SourceCode(args=…)"),
         (None, "[]", "distributed.json holds a JSON array"),
         (None, '{"smp": 1, "smp": 2}', "smp stands there twice"),
         (None, "[" * 2000, "is nested too deeply"),
     ],
-    ids=["smp", "unknown driver", "count", "no setting", "value", "torn", "array", "twice", "deep"],
+    ids=["smp", "unknown driver", "count", "no setting", "value", "torn", "script", "args", "array", "twice", "deep"],
 )
 def test_what_cannot_be_done_is_refused_by_name_before_anything_starts(
     tmp_path: Path, source: Any, distributed: Any, said: str

@@ -11,7 +11,7 @@ Where the SDK's own start script has come before us, it has installed the requir
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ VERSION_KEY = "trainkit"
 """In distributed.json it says that the rest of the file are settings of ours."""
 STARTED = "SM_DISTRIBUTED_DRIVER_DIR"
 """A variable that the SDK's start script sets before it runs a driver."""
-_Wrong = Callable[[str, object, str, str], None]
+_TEXTS = ("entry_script", "command", "requirements", "source_dir")
 
 
 class Said(NamedTuple):
@@ -61,26 +61,31 @@ def read(
         return Wishes()
     settings: dict[str, Said] = {}
     code = data / "code" if "code" in channels else None
-    _source_code(source or {}, folder / SOURCE_CODE, code=code, done=STARTED in environ, into=settings)
+    done = STARTED in environ
+    _source_code(source or {}, folder / SOURCE_CODE, code=code, done=done, into=settings, mistakes=mistakes)
     notes = _distributed(distributed or {}, folder / DISTRIBUTED, groups=groups, into=settings, mistakes=mistakes)
     return Wishes(settings, notes)
 
 
-def _source_code(raw: document.Document, file: Path, *, code: Path | None, done: bool, into: dict[str, Said]) -> None:
+def _source_code(
+    raw: document.Document, file: Path, *, code: Path | None, done: bool, into: dict[str, Said],
+    mistakes: list[Mistake],
+) -> None:  # fmt: skip
     def say(setting: str, key: str, text: str) -> None:
         into[setting] = Said(str(file), key, text)
 
-    given = {key: value for key, value in raw.items() if isinstance(value, str) and value}
+    for key, kind, called in (*((key, str, "text") for key in _TEXTS), ("args", list, "list")):
+        if not isinstance(raw.get(key), kind | None):
+            remedy = f"Write a {called}, as SourceCode({key}=…) of the SDK does, or leave it out"
+            mistakes.append(Mistake(str(file), key, plain(raw[key]), f"is no {called}", remedy))
+    given = {key: raw[key] for key in _TEXTS if isinstance(raw.get(key), str) and raw[key]}
     if "entry_script" in given:
         say("script", "entry_script", given["entry_script"])
     if "command" in given:  # in the SDK it comes before entry_script, and gets no hyperparameters
         import shlex  # most jobs have no sm_drivers
 
-        args = raw.get("args")
-        parts = [
-            *given["command"].split(),
-            *(shlex.quote(spelled(arg)) for arg in (args if isinstance(args, list) else ())),
-        ]
+        args = raw["args"] if isinstance(raw.get("args"), list) else ()
+        parts = [*given["command"].split(), *(shlex.quote(spelled(arg)) for arg in args)]
         say("command", "command", " ".join(parts))
     if done:
         say("requirements", "requirements", "")  # installed, and not to be looked for again
