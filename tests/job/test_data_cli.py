@@ -77,7 +77,7 @@ def test_mistakes_end_with_the_code_of_whose_they_are(tmp_path: Path) -> None:
     (tmp_path / "broken.parquet").write_bytes(b"PAR1" + bytes(200))
     for code, word, arguments in [
         (64, "required: COMMAND", []),
-        (64, "is no size: write 1048576, 512KiB or 1MiB", ["pack", str(data), "dest", "--block", "1 cup"]),
+        (64, "is no size: write 1048576, 512KiB or 5GB", ["pack", str(data), "dest", "--block", "1 cup"]),
         (64, "--block must be 4KiB to 1GiB, and no more than --shard", ["pack", str(data), "dest", "--shard", "64KiB"]),
         (64, "invalid choice: 'csv'", ["pack", str(data), "dest", "--format", "csv"]),
         (64, "lies within", ["pack", str(data), str(data / "packed")]),
@@ -112,7 +112,7 @@ def test_modules_beside_the_data_are_not_run(tmp_path: Path) -> None:
 
 def test_neither_the_command_nor_its_help_loads_what_reads_data() -> None:
     show = (
-        "import sys, trainkit.cli.main, trainkit.cli.data, trainkit.data.__main__ as it\n"
+        "import sys, trainkit.cli.main, trainkit.cli.inside, trainkit.data.__main__ as it\n"
         "try: it.main(['pack', '--help'])\n"
         "finally: print(*{name.split('.')[0] for name in sys.modules}, file=sys.stderr)"
     )

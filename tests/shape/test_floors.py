@@ -10,13 +10,13 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "trainkit"
 FLOORS = (
-    "errors", "contract", "storage", "plan data checkpoint artifact", "launch job code", "local processing", "check",
-    "cli", "sagemaker",
+    "errors", "command", "contract", "storage", "plan data checkpoint artifact", "launch job code",
+    "local processing", "check", "cli", "sagemaker",
 )  # fmt: skip
 LEVEL = {room: level for level, row in enumerate(FLOORS) for room in row.split()}
 OUTSIDE = {"plan", "launch", "code", "local", "processing", "check", "sagemaker", "cli"}
 INSIDE = {"data", "checkpoint", "artifact", "job"}
-STANDARD_LIBRARY_ONLY = {"errors", "contract", "plan", "launch"}
+STANDARD_LIBRARY_ONLY = {"errors", "command", "contract", "plan", "launch"}
 ARGUED = {
     # The rendezvous store is torch's; the template hosts it in a child that does nothing else.
     ("trainkit.launch.template", "torch.distributed"),

@@ -11,51 +11,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from trainkit.errors import CheckpointError, TrainkitError, UsageError
+from trainkit.command import Parser, run, size
+from trainkit.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from trainkit.checkpoint.people.place import Attempt
 
-_UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _PLACE = "a folder, s3://…, or any fsspec URL; or an attempt's own directory there"
 _TRUST = """\
 a DCP directory keeps its {metadata} as a pickle, and reading one runs whatever its writer put into it. If you trust
 those who wrote {where}, say --trust; if not, have them write safetensors"""
 
 
-class _Parser(argparse.ArgumentParser):
-    """One whose mistakes end with our code."""
-
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(UsageError.exit_code, f"{self.prog}: {message}\n")
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Exits with 0, or with the error's code."""
-    given = _parser().parse_args(argv)
-    try:
-        _COMMANDS[given.command](given)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read has seen enough; nor may the interpreter flush at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except TrainkitError as error:
-        print(f"trainkit checkpoint {given.command}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print(f"trainkit checkpoint {given.command}: interrupted", file=sys.stderr)
-        sys.exit(130)
+    run(_parser(), _COMMANDS, argv)
 
 
-def _parser() -> _Parser:
-    parser = _Parser(prog="trainkit checkpoint", description="Look at checkpoints, and carry models in and out.")
+def _parser() -> Parser:
+    parser = Parser(prog="trainkit checkpoint", description="Look at checkpoints, and carry models in and out.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     ls = commands.add_parser("ls", help="what lies there, one line for each attempt, the newest first")
     ls.add_argument("places", nargs="+", metavar="PLACE", help=_PLACE)
@@ -74,7 +54,7 @@ def _parser() -> _Parser:
         "out", metavar="OUT", help="a new folder; for safetensors also a file NAME.safetensors, or a URL"
     )
     export.add_argument("--only", metavar="NAME", help="this object's tensors, without its name: --only model")
-    export.add_argument("--max-size", type=_bytes, metavar="SIZE",
+    export.add_argument("--max-size", type=size, metavar="SIZE",
                         help="of a safetensors file in a folder (default: 5GB)")  # fmt: skip
     bring = commands.add_parser("import", help="a model, as a committed checkpoint to start from")
     bring.add_argument("source", metavar="IN", help="NAME.safetensors, an index of several, or a folder")
@@ -245,13 +225,6 @@ def _whole(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,18}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
     return int(text)
-
-
-def _bytes(text: str) -> int:
-    parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text)
-    if not parts or parts[2].upper() not in _UNITS or not float(parts[1]):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: write 5GB, 512MiB or 1048576")
-    return int(float(parts[1]) * _UNITS[parts[2].upper()])
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
+from trainkit import command
 from trainkit.contract.rehearsal import Fault
 from trainkit.contract.settings import ENGINES, seconds
 from trainkit.errors import StorageError, TrainkitError, UsageError
@@ -17,16 +17,15 @@ from trainkit.local import claim
 from trainkit.local.request import Shorthand
 
 
-class Parser(argparse.ArgumentParser):
-    """One whose mistakes end as all of ours do, with 64."""
+class Parser(command.Parser):
+    """One that knows what most unknown options are meant for."""
 
     def error(self, message: str) -> NoReturn:
         unknown = message.partition("unrecognized arguments: --")[2].replace("=", " ", 1).split()
         if unknown:
             name, value = unknown[0], "".join(unknown[1:2]) or "VALUE"
             message += f"\nA hyperparameter of the script is written --hp {name}={value}"
-        self.print_usage(sys.stderr)
-        self.exit(UsageError.exit_code, f"{self.prog}: {message}\n")
+        super().error(message)
 
 
 def add(parser: argparse.ArgumentParser) -> None:

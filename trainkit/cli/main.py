@@ -41,14 +41,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             from trainkit.cli import process
 
             process.main(rest)
-        if name == "data":
-            from trainkit.cli import data
+        if name in ("data", "checkpoint"):
+            from trainkit.cli import inside
 
-            data.main(rest)
-        if name == "checkpoint":
-            from trainkit.cli import checkpoint
-
-            checkpoint.main(rest)
+            inside.become(name, rest)
     except TrainkitError as error:
         print(f"trainkit {name}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

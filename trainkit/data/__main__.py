@@ -9,50 +9,29 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import re
 import shutil
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from trainkit.errors import TrainkitError, UsageError
+from trainkit.command import Parser, run, size
+from trainkit.errors import UsageError
 
 if TYPE_CHECKING:
     from trainkit.data.pack import Progress
 
-_UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _LEAST = 4 << 10
 _MOST = 1 << 30
 
 
-class _Parser(argparse.ArgumentParser):
-    """One whose mistakes end with our code."""
-
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(UsageError.exit_code, f"{self.prog}: {message}\n")
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Exits with 0, or with the error's code."""
-    given = _parser().parse_args(argv)
-    try:
-        (_show if given.command == "show" else _pack)(given)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read has seen enough; nor may the interpreter flush at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except TrainkitError as error:
-        print(f"trainkit data {given.command}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print(f"trainkit data {given.command}: interrupted", file=sys.stderr)
-        sys.exit(130)
+    run(_parser(), {"show": _show, "pack": _pack}, argv)
 
 
-def _parser() -> _Parser:
-    parser = _Parser(prog="trainkit data", description="Look at data where it lies, and write it anew for streams.")
+def _parser() -> Parser:
+    parser = Parser(prog="trainkit data", description="Look at data where it lies, and write it anew for streams.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     show = commands.add_parser("show", help="format, schema, blocks, first rows, and what a shuffle would cost")
     show.add_argument("where", metavar="URL", help="a path, s3://…, or any fsspec URL")
@@ -63,9 +42,9 @@ def _parser() -> _Parser:
     pack.add_argument("dest", metavar="DEST", help="an empty or new folder: a path, s3://…, or any fsspec URL")
     pack.add_argument("--format", choices=("arrow", "parquet"), default="arrow",
                       help="arrow: cheapest to read; parquet: smallest (zstd). Default: arrow")  # fmt: skip
-    pack.add_argument("--block", type=_bytes, default=1 << 20, metavar="SIZE",
+    pack.add_argument("--block", type=size, default=1 << 20, metavar="SIZE",
                       help="of a record batch, or of a row group as it is stored (default: 1MiB)")  # fmt: skip
-    pack.add_argument("--shard", type=_bytes, default=256 << 20, metavar="SIZE", help="of a file (default: 256MiB)")
+    pack.add_argument("--shard", type=size, default=256 << 20, metavar="SIZE", help="of a file (default: 256MiB)")
     pack.add_argument("--columns", metavar="A,B", help="these only, in the order they have (default: all)")
     return parser
 
@@ -124,13 +103,6 @@ class _Line:
     def clear(self) -> None:
         if self._terminal:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
-def _bytes(text: str) -> int:
-    parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text)
-    if not parts or parts[2].upper() not in _UNITS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: write 1048576, 512KiB or 1MiB")
-    return int(float(parts[1]) * _UNITS[parts[2].upper()])
 
 
 def _rows(text: str) -> int:
