@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -109,11 +109,11 @@ class Killer:
         self.series = Series(**{**asdict(self.series), "kills": self.series.kills - 1})
         step = meeting.step
         self._until(lambda: self._committed(life=self.number) > step, "a save after a writer was killed", pids)
-        if self.series.order is None:
-            kill.newest = self._committed()
-            self._examine(kill, beside=True)
-        else:
+        with self._still([*pids, *self._writers().values()]):
             kill.newest = kill.found = self._committed()
+            if self.series.order is None:
+                kill.found = -1
+                self._examine(kill, beside=not self.local)  # a server still does what it was asked
         return kill
 
     def _end(self, pids: list[int], copier: int | None) -> Kill:
@@ -143,6 +143,21 @@ class Killer:
         self._examine(kill, beside=beside)
         self.start = max(kill.found, 0)
         return kill
+
+    @contextmanager
+    def _still(self, pids: list[int]) -> Iterator[None]:
+        """An instant: whoever reads more slowly than others save and delete has nothing left to read."""
+        try:
+            for pid in pids:
+                _send(pid, signal.SIGSTOP)
+            deadline = time.monotonic() + PATIENCE
+            while not all(map(_stands, pids)):
+                assert time.monotonic() < deadline, f"they cannot be stopped: {self._last_words()}"
+                time.sleep(0.001)
+            yield
+        finally:
+            for pid in pids:
+                _send(pid, signal.SIGCONT)
 
     def _moment(self) -> str:
         """Wait for a moment to kill at: a phase that shows in the folder, or anyone."""
@@ -295,8 +310,23 @@ def _names(folder: Path) -> list[str]:
 
 
 def _kill(pid: int) -> None:
+    _send(pid, signal.SIGKILL)
+
+
+def _send(pid: int, number: int) -> None:
     with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
+
+
+def _stands(pid: int) -> bool:
+    """Whether all of its threads do, or it is gone: one that waits for a disk stops when it has its answer."""
+    try:
+        states = [
+            (task / "stat").read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").iterdir()
+        ]
+    except OSError:  # it ends, or a thread of it
+        return not Path(f"/proc/{pid}").exists()
+    return set(states) <= set("TtZX")
 
 
 def _reap(pid: int) -> None:

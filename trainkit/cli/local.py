@@ -9,12 +9,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainkit.cli import arguments, local_processing, local_request
+from trainkit.cli import arguments, local_options, local_processing, local_request
 from trainkit.cli.local_summary import summary
 from trainkit.launch.output import Console
-from trainkit.local import isolation, requests, service
+from trainkit.local import requests, service
 from trainkit.local.request import Shorthand, compose
-from trainkit.local.service import Options, Surroundings
+from trainkit.local.service import Surroundings
 
 
 def main(argv: Sequence[str]) -> int:
@@ -37,16 +37,8 @@ def _run(shorthand: Shorthand, given: argparse.Namespace, *, output: Path, now: 
     request = compose(shorthand, output=output, now=now)
     if given.max_runtime is not None:
         request["StoppingCondition"]["MaxRuntimeInSeconds"] = given.max_runtime
-    at_terminal = os.isatty(0) and os.isatty(1)
-    options = Options(
-        output=output,
-        environ=os.environ,
-        isolation=given.isolation,
-        stop_after=given.stop_after,
-        faults=arguments.faults(given.kill),
-        at_terminal=at_terminal and str(given.procs or os.environ.get("TRAINKIT_PROCS", 1)) == "1",
-        colour=os.isatty(1) and "NO_COLOR" not in os.environ,
-    )
+    alone = str(given.procs or os.environ.get("TRAINKIT_PROCS", 1)) == "1"
+    options = local_options.of(given, output=output, at_terminal=alone)
     around = Surroundings(base=Path.cwd(), code="code", own_metrics=True)
     console = Console()
     began = time.monotonic()
@@ -64,18 +56,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Run a script as a SageMaker job, here; or a request: trainkit local job.json --help.",
     )
     arguments.add(parser)
-    parser.add_argument(
-        "--isolation", choices=isolation.KINDS,
-        help="how hosts are kept apart (default: namespace, or process where the machine allows none)",
-    )  # fmt: skip
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where S3 would be (default: trainkit-output/…)")
-    parser.add_argument(
-        "--stop-after", type=arguments.span, metavar="20s", help="rehearse a stop: SIGTERM after that time"
-    )
-    parser.add_argument(
-        "--kill", action="append", default=[], metavar="FAULT",
-        help="rehearse a fault, once: rank=3@step=20, host=2@step=20, host=2@30s, link=2@30s, link=2@30s+5s (healed "
+    local_options.add(
+        parser,
+        stop="rehearse a stop: SIGTERM after that time",
+        kill="rehearse a fault, once: rank=3@step=20, host=2@step=20, host=2@30s, link=2@30s, link=2@30s+5s (healed "
         "after 5 s); may be repeated",
-    )  # fmt: skip
-    parser.add_argument("--max-runtime", type=arguments.span, metavar="2h", help="MaxRuntimeInSeconds (default: a day)")
+    )
     return parser

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainkit.cli import arguments
+from trainkit.cli import arguments, local_options
 from trainkit.contract.settings import CLUSTERS
 from trainkit.errors import UsageError
 from trainkit.launch.output import Console
-from trainkit.local import isolation, processing_request, processing_service
+from trainkit.local import processing_request, processing_service
 from trainkit.local.processing_request import Shorthand
 from trainkit.local.processing_service import Result, Surroundings
 from trainkit.local.requests import Loaded
-from trainkit.local.service import Options
 
 FLAG = "--processing"
 
@@ -68,15 +66,7 @@ def _compose(given: argparse.Namespace, rest: Sequence[str], *, output: Path, no
 
 
 def _run(request: dict[str, Any], given: argparse.Namespace, around: Surroundings, *, output: Path) -> int:
-    options = Options(
-        output=output,
-        environ=os.environ,
-        isolation=given.isolation,
-        stop_after=given.stop_after,
-        faults=arguments.faults(given.kill),
-        at_terminal=os.isatty(0) and os.isatty(1),
-        colour=os.isatty(1) and "NO_COLOR" not in os.environ,
-    )
+    options = local_options.of(given, output=output, at_terminal=True)
     console = Console()
     began = time.monotonic()
     count = len(processing_request.hosts(request))
@@ -116,11 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--upload", action="store_true", help="write a request's s3:// outputs to S3 (default: to --output)"
     )
-    parser.add_argument("--isolation", choices=isolation.KINDS, help="how hosts are kept apart")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where S3 would be (default: trainkit-output/…)")
-    parser.add_argument("--stop-after", type=arguments.span, metavar="20s", help="StopProcessingJob after that time")
-    parser.add_argument("--kill", action="append", default=[], metavar="host=2@30s", help="rehearse a fault, once")
-    parser.add_argument("--max-runtime", type=arguments.span, metavar="2h", help="MaxRuntimeInSeconds")
+    local_options.add(
+        parser, stop="StopProcessingJob after that time", kill="rehearse a fault, once", fault="host=2@30s"
+    )
     return parser
 
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import os
 import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainkit.cli import arguments
+from trainkit.cli import arguments, local_options
 from trainkit.cli.local_summary import summary
 from trainkit.errors import UsageError
 from trainkit.launch.output import Console
-from trainkit.local import isolation, members, request, requests, service, training_rules, tuning
+from trainkit.local import members, request, requests, service, training_rules, tuning
 from trainkit.local.request import Request
 from trainkit.local.requests import Loaded
-from trainkit.local.service import Options, Surroundings
+from trainkit.local.service import Surroundings
 from trainkit.local.tuning import Objective, Trial
 
 _OBJECTIVE = "FinalHyperParameterTuningJobObjectiveMetric"
@@ -64,14 +63,7 @@ def _run(trial: Trial, notes: Sequence[str], given: argparse.Namespace, *, outpu
     around = Surroundings(
         base=given.job.absolute().parent, code="code" if given.code else None, upload=given.upload, described=described
     )
-    options = Options(
-        output=output,
-        environ=os.environ,
-        isolation=given.isolation,
-        stop_after=given.stop_after,
-        faults=arguments.faults(given.kill),
-        colour=os.isatty(1) and "NO_COLOR" not in os.environ,
-    )
+    options = local_options.of(given, output=output)
     began = time.monotonic()
     result = service.run(job, options, around, console)
     say(summary(result, output=output, took=time.monotonic() - began) + _told(objective, result.description))
@@ -127,13 +119,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=int, metavar="N", help="of a tuning job: draw values with that seed (default: 0)"
     )
-    parser.add_argument("--isolation", choices=isolation.KINDS, help="how hosts are kept apart")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where S3 would be (default: trainkit-output/…)")
-    parser.add_argument("--stop-after", type=arguments.span, metavar="20s", help="StopTrainingJob after that time")
-    parser.add_argument(
-        "--kill", action="append", default=[], metavar="FAULT",
-        help="rehearse a fault, once: rank=3@step=20, host=2@30s, link=2@30s; with RetryStrategy or spot training "
+    local_options.add(
+        parser,
+        stop="StopTrainingJob after that time",
+        kill="rehearse a fault, once: rank=3@step=20, host=2@30s, link=2@30s; with RetryStrategy or spot training "
         "the job starts again when a host is lost",
-    )  # fmt: skip
-    parser.add_argument("--max-runtime", type=arguments.span, metavar="2h", help="MaxRuntimeInSeconds")
+    )
     return parser

@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from trainkit.cli.folders import make
 from trainkit.contract import job as contract
 from trainkit.contract import message, processing
 from trainkit.contract.outcome import LIMIT, Outcome, write_failure
@@ -81,10 +82,10 @@ def run(paths: Paths, arguments: Sequence[str], *, console: Console) -> tuple[Pr
             raise
         what = Process((), " ".join(arguments), problem=error)  # the others are not to wait for this host
     if job.laid:
-        _make(paths.output)
+        make(paths.output)
     for output in job.outputs.values():
         if output.path and not output.app_managed:
-            _make(output.path)
+            make(output.path)
     planner = partial(
         process.make, job, what, machine=here, environ=os.environ, folder=Path.cwd(),
         warnings=process.unready(job), cluster=cluster,
@@ -106,16 +107,6 @@ def _set_aside(paths: Paths) -> None:
     for path in (paths.message, paths.failure):
         with suppress(OSError):  # there is none, or it cannot be moved; then it could not be written either
             path.replace(path.with_name(f"{path.name}.previous"))
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainkitError(
-            f"cannot make {folder}: {error.strerror}. uid {os.geteuid()} must be able to write there: SageMaker mounts "
-            f"it writable for root"
-        ) from None
 
 
 def _leave(job: ProcessingJob | None, outcome: Outcome, *, paths: Paths, console: Console) -> None:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from trainkit.cli.folders import make
 from trainkit.contract import job as contract
 from trainkit.contract.job import Job
 from trainkit.contract.outcome import LIMIT, Outcome, write_failure
@@ -63,7 +64,7 @@ def train(paths: Paths, *, flags: dict[str, str], console: Console) -> Outcome:
     if not (order and order.source):  # else the code is still to come
         entry = script.look(entry)
     for folder in (paths.model, paths.output_data, job.checkpoints):
-        _make(folder)
+        make(folder)
     here = machine.look(os.environ)
     ready: Prepared | None = None
     if job.settings.features:
@@ -121,16 +122,6 @@ def parse(arguments: Sequence[str]) -> dict[str, str]:
 def _help() -> str:
     width = max(len(row.flag) for row in TABLE)
     return "\n".join(["usage: train [--setting value]...", *(f"  {row.flag:{width}}  {row.meaning}" for row in TABLE)])
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainkitError(
-            f"cannot make {folder}: {error.strerror}. uid {os.geteuid()} must be able to write there: SageMaker mounts "
-            f"it writable for root"
-        ) from None
 
 
 def _sweep(model: Path) -> None:
