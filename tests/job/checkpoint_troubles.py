@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import resource
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -114,6 +115,14 @@ def in_the_first_save(rank: int, number: int) -> dict[str, Any]:
         case.made.restore()
         thing.state = object() if rank else 2
         found["one rank"] = told(lambda: case.made.save(0))
+    with Case(rank, number, "no room", model=net(4, 4)) as case:
+        case.made.restore()
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if rank:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # an arena is a file, to the kernel
+        first = told(lambda: case.made.save(0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        found["no room"] = [first, told(lambda: case.made.save(1))]
     return found
 
 

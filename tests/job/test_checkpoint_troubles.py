@@ -67,6 +67,11 @@ def test_a_rank_whose_state_cannot_be_saved_is_the_one_that_fails(seen):
     assert second["one rank"].startswith("CheckpointError: thing.state is a object")
 
 
+def test_a_rank_without_memory_for_its_first_save_costs_that_save_and_no_later_one(seen):
+    for rank in seen["in_the_first_save"]:
+        assert rank["no room"] == ["returned False", "returned True"]
+
+
 def test_several_models_and_optimizers_come_back_and_each_rank_gets_its_own_state(seen):
     for rank in seen["several"]:
         assert rank == {"begun": 0, "step": 7, "same": True, "own": True, "moments": True}
