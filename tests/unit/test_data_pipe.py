@@ -283,6 +283,33 @@ def test_a_reader_that_dies_in_whatever_way_is_an_error_at_the_other_ranks(stem:
     assert code == (1 if "1 / 0" in end else -9), "it waited for ranks that wait for it"
 
 
+@pytest.mark.parametrize("end", ["1 / 0", "Path(sys.argv[2]).touch(); sys.exit(1)"])
+def test_a_reader_that_fails_does_not_wait_for_ranks_that_wait_for_it_though_its_loop_is_closed(
+    stem: Path, end: str
+) -> None:
+    script = (
+        "import sys; from pathlib import Path; from trainkit.data.sources.pipe import *\n"
+        "from trainkit.data.sources.fifo import lines\n"
+        "reading = Pipe(Path(sys.argv[1]), cut=lines, place=Place(0, 2, 0, 2), wait=60).read(Epoch(50_000))\n"
+        f"some = iter(reading); next(some); next(some); reading.stop(); {end}"
+    )
+    record = stem.with_name("error.json")
+    argv = [sys.executable, "-c", script, str(stem), str(record)]
+    environ = {**os.environ, "TORCHELASTIC_ERROR_FILE": str(record)}
+    write(stem.with_name("train_0"), numbers(2_000_000))
+    with subprocess.Popen(argv, stderr=subprocess.DEVNULL, env=environ) as reader:
+        reading = Pipe(stem, cut=lines, place=Place(1, 2, 0, 2), wait=60).read(Epoch(50_000))
+        some = iter(reading)
+        next(some)
+        try:
+            assert (
+                reader.wait(30) == 1
+            )  # we are in a collective, as it were, and the next step is more than a socket holds
+        finally:
+            reading.stop()
+            reader.kill()
+
+
 def wrap(part: int, body: bytes) -> bytes:
     return struct.pack("<II", 0xCED7230A, part << 29 | len(body)) + body + b"\0" * (-len(body) % 4)
 

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from trainkit.contract.board import Board
 from trainkit.contract.environ import CHANNEL_URL, RUN_DIR
+from trainkit.contract.failing import failing
 from trainkit.contract.hyperparameters import Hyperparameters
 from trainkit.contract.names import alias
 from trainkit.data import MEMORY
@@ -484,11 +485,8 @@ class Context:
             mention(unread)
 
     def _at_exit(self) -> None:
-        # After an error much is unread, since the script did not come that far. Python keeps an error that nobody
-        # caught in last_value; what starts a rank writes it to the file.
-        told_in = os.environ.get("TORCHELASTIC_ERROR_FILE")
-        failed = hasattr(sys, "last_value") or bool(told_in and Path(told_in).exists())
-        if not failed:
+        failed = failing()
+        if not failed:  # else much is unread, since the script did not come that far
             self._tell_unread()
         if os.getpid() == self._pid:
             self._checkpoints.close(failed=failed)

@@ -27,6 +27,7 @@ from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
+from trainkit.contract.failing import failing
 from trainkit.data.share import Tail
 from trainkit.data.sources.fifo import TICK, Cut, Fifo, mixed
 from trainkit.data.sources.hosts import Said, Steps
@@ -111,8 +112,11 @@ class Dealer:
             raise _Ended
 
     def _look_at_the_process(self) -> None:
-        """A process that failed waits for this thread; and the thread, for ranks that wait for the process."""
-        if not self._left.is_set() and not threading.main_thread().is_alive():
+        """A process that failed waits for this thread; and the thread, for ranks that wait for the process.
+
+        Its loop is often closed by then, as that of a process which is done.
+        """
+        if not threading.main_thread().is_alive() and (failing() or not self._left.is_set()):
             raise _Gone
 
     def _run(self) -> None:
