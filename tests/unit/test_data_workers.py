@@ -118,6 +118,20 @@ def test_a_process_that_dies_is_an_error_with_its_signal_and_the_transform_and_t
     stream.close()
 
 
+@pytest.mark.parametrize(
+    ("transform", "how"),
+    [(kit.killed_with_a_child, "was killed by SIGKILL"), (kit.cut_off_and_never_ends, "is cut off, and did not end")],
+)
+def test_a_process_is_known_to_be_gone_whatever_it_has_left_behind(
+    transform: Any, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainkit.data.processes._LEAVING", 0.5)
+    (stream,) = streams(Storage([40]), 1, transform=transform, processes=1)
+    with pytest.raises(DataError, match=how):
+        next(iter(stream))
+    stream.close()
+
+
 def test_what_cannot_be_sent_is_named_before_anything_starts() -> None:
     lock = threading.Lock()
     (stream,) = streams(Storage([40]), 1, transform=lambda table: (lock, table)[1], processes=2)

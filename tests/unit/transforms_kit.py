@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 from typing import Any
 
 import numpy as np
@@ -64,6 +66,19 @@ def killed_at_20(table: pa.Table) -> pa.Table:
     if 20 in table["n"].to_pylist():
         os.kill(os.getpid(), signal.SIGSEGV)
     return table
+
+
+def killed_with_a_child(table: pa.Table) -> Any:
+    """The child has all that the process had: the rank's line, too."""
+    if os.fork() == 0:
+        os.read(int(sys.argv[2]), 1)  # as long as the rank has not let go of it
+        os._exit(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def cut_off_and_never_ends(table: pa.Table) -> Any:
+    threading.Thread(target=threading.Event().wait).start()
+    os.close(int(sys.argv[1]))
 
 
 def who(table: pa.Table) -> int:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _DEPTH = 2  # batches for each process: the one that it makes, and the next
+_LOOK = 1000  # milliseconds of silence after which it is looked whether all are there
+_LEAVING = 10.0  # seconds in which a process that is cut off has to end
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[3]); from trainkit.data.worker import main; main(*map(int, sys.argv[1:3]))"  # noqa: E501
 _ENVIRON = {"OMP_NUM_THREADS": "1"}  # as many processes as there are cores, each with as many threads, are too many
 
@@ -179,7 +181,12 @@ class Processes:
         by_descriptor = {one.control.fileno(): one for one in self._processes}
         for descriptor in by_descriptor:
             waiting.register(descriptor, select.POLLIN)
-        for descriptor, _ in waiting.poll():
+        while not (heard := waiting.poll(_LOOK)):
+            # A child of a transform's own keeps the line open, from which its parent will say nothing any more.
+            for one in self._processes:
+                if one.process.poll() is not None:
+                    raise self._dead(one)
+        for descriptor, _ in heard:
             one = by_descriptor[descriptor]
             answer = worker.receive(one.control)
             if answer is None:
@@ -197,10 +204,12 @@ class Processes:
             raise self._dead(one) from error
 
     def _dead(self, one: _Process) -> DataError:
-        status = one.process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            one.process.wait(_LEAVING)
+        status = one.process.returncode
         self.close()
-        how = f"exited with {status}"
-        if status < 0:
+        how = "is cut off, and did not end" if status is None else f"exited with {status}"
+        if status is not None and status < 0:
             how = f"was killed by {_signal(-status)}"
         if status == -signal.SIGKILL:
             how += ", as the kernel does where memory runs out"
