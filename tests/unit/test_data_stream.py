@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainkit.data import reader
+from trainkit.data.feed import Feed
 from trainkit.data.formats.base import Span
 from trainkit.data.index import Index
 from trainkit.data.items import Get, Item, Listing
@@ -323,6 +325,79 @@ def test_what_goes_wrong_in_a_thread_is_raised_in_the_loop_and_leaves_no_thread(
         next(iter(stream))
     stream.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("trainkit")]
+
+
+@pytest.mark.parametrize("where", ["trainkit.fetch", "trainkit.feed"])
+def test_a_lost_iterator_that_the_collector_finds_in_a_thread_of_ours_ends_and_holds_up_nobody(where: str) -> None:
+    lost = threading.Event()
+
+    def collect() -> None:
+        if threading.current_thread().name.startswith(where):
+            lost.wait(60)
+            gc.collect()
+
+    class Collecting(Storage):
+        def get(self, item: Item, start: int, length: int) -> bytes:
+            if start:
+                collect()
+            return super().get(item, start, length)
+
+    def transform(table: pa.Table) -> pa.Table:
+        if table["n"][0].as_py():
+            collect()
+        return table
+
+    gc.disable()  # here
+    try:
+        (stream,) = streams(Collecting([400]), 1, shuffle=False, transform=transform)
+        before = threading.enumerate()
+        running = iter(stream)
+        assert next(running)["n"].tolist() == [0, 1, 2, 3]
+        cycle: list[Any] = [running]
+        cycle.append(cycle)
+        del running, cycle
+        lost.set()
+        for thread in set(threading.enumerate()) - set(before):
+            thread.join(20)
+            assert not thread.is_alive(), thread.name
+        assert stream.position == 4
+        stream.close()
+    finally:
+        gc.enable()
+
+
+def test_a_source_that_cannot_be_closed_is_an_error_and_nobody_waits_for_more() -> None:
+    held, taken = threading.Event(), threading.Event()
+
+    def source() -> Generator[int, None, None]:
+        try:
+            yield 1
+            taken.set()
+            held.wait(60)
+            yield 2
+        finally:
+            raise OSError("no room")
+
+    feed, found = Feed(source(), ahead=1), list[object]()
+
+    def consume() -> None:
+        try:
+            found.extend(feed)
+        except OSError as error:
+            found.append(str(error))
+
+    consumer = threading.Thread(target=consume, daemon=True)
+    consumer.start()
+    assert taken.wait(60)
+    closing = threading.Thread(target=feed.close)
+    closing.start()
+    while not feed._closed:
+        closing.join(0.01)
+    held.set()
+    closing.join(20)
+    consumer.join(20)
+    assert not consumer.is_alive()
+    assert found == [1, "no room"]
 
 
 def test_a_transform_gets_arrow_and_its_result_is_the_batch() -> None:

@@ -7,9 +7,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from typing import Any
 
 from trainkit.errors import DataError
+
+NAME = "trainkit."
+"""How the names of all threads begin that work for a feed."""
 
 
 class Feed:
@@ -25,7 +29,8 @@ class Feed:
         self._pid = os.getpid()
         self.waited = 0.0
         """Seconds that the last one was waited for."""
-        self._thread = threading.Thread(target=self._run, name="trainkit.feed", daemon=True)
+        self._user = threading.current_thread()
+        self._thread = threading.Thread(target=self._run, name=f"{NAME}feed", daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[Any]:
@@ -54,21 +59,25 @@ class Feed:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join()
+        # An iterator lost in a cycle is closed by whatever thread the collector runs in: by one, too, that makes what
+        # is to be finished. Whoever uses the stream again closes it himself, and waits then.
+        current = threading.current_thread()
+        if current is self._user or not current.name.startswith(NAME):
+            self._thread.join()
 
     def _run(self) -> None:
         try:
-            for one in self._source:
-                with self._changed:
-                    self._changed.wait_for(lambda: len(self._ready) < self._ahead or self._closed)
-                    if self._closed:
-                        break
-                    self._ready.append(one)
-                    self._changed.notify_all()
+            with closing(self._source):
+                for one in self._source:
+                    with self._changed:
+                        self._changed.wait_for(lambda: len(self._ready) < self._ahead or self._closed)
+                        if self._closed:
+                            break
+                        self._ready.append(one)
+                        self._changed.notify_all()
         except BaseException as error:  # noqa: BLE001 (whoever waits is told, whatever it is)
             self._error = error
         finally:
-            self._source.close()
             with self._changed:
                 self._over = True
                 self._changed.notify_all()

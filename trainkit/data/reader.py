@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from trainkit.data.feed import NAME
 from trainkit.data.index import Index
 from trainkit.data.items import Get
 from trainkit.data.order import Integers, Order, Places
@@ -56,7 +57,7 @@ class Reader:
         self._columns = columns
         self._budget = budget
         self._cuts = int(index.lengths.sum()) >= _LARGE * index.total
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="trainkit.fetch")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"{NAME}fetch")
         self._most = 2 * threads  # asked for at a time: what they weigh when decoded shows when the first are here
         self._decoding = threading.Semaphore(max(4, os.cpu_count() or 1))  # each takes memory, and none waits
         self._lock = threading.RLock()  # over all below
