@@ -833,6 +833,21 @@ def test_what_is_said_of_an_earlier_generation_is_not_heard(loop: Loop, port: in
         one.close()
 
 
+def test_a_stop_that_crosses_with_a_restart_is_heard_by_all_the_same(loop: Loop, port: int) -> None:
+    heard = [Heard() for _ in HOSTS]
+    hub, two, three = met(loop, port, *heard)
+    heard[0].again = [next_generation(hub)]
+    failed_everywhere(hub, two, three)
+    while hub.generation == 0:
+        loop.turn(until=time.monotonic() + 1)
+    # As from before it has read that all start again: the job is what is told to stop, and not its ranks of then.
+    assert two._wire is not None
+    two._wire.send({"stop": signal.SIGTERM, "generation": 0})
+    turn(loop, lambda: all(h.stops for h in (heard[0], heard[2])))
+    for one in (hub, two, three):
+        one.close()
+
+
 @pytest.mark.parametrize(
     "message", [{"passed": 1 << 70}, {"beat": [float("nan"), 1, {}], "now": 1}, {"stances": [[0] * 3]}]
 )

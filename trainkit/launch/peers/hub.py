@@ -227,6 +227,8 @@ class Hub(Listening):
         if "beat" in message and message["beat"] is not True:
             self._clocks[host] = float(message["now"]) - time.time()
             return partial(self._ears.reported, host, Report.of(message["beat"]))
+        if "stop" in message:  # of the job, whichever of its generations it crosses with
+            return partial(self._stopped, int(message["stop"]))
         if "generation" in message and message["generation"] != self.generation:
             return nothing  # its ranks of then have ended
         if "prepared" in message:
@@ -239,8 +241,6 @@ class Hub(Listening):
             own = self.meeting.world.ranks(host)
             stances = [Stance.of(stance, host=host) for stance in message["stances"]]
             return partial(self._ears.shown, host, [stance for stance in stances if stance.rank in own])
-        if "stop" in message:
-            return partial(self._stopped, int(message["stop"]))
         if "done" in message:
             return partial(self._ended, HostEnd.of(message["done"], host=host, clock_ahead=self._clocks[host]))
         return nothing
