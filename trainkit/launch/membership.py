@@ -31,6 +31,8 @@ class Membership:
         self._generation: int | None = None
         self._head_up: int | None = None
         """The generation whose head answers: that is told together with the meeting, before a host has joined."""
+        self._blamed = ""
+        """Why the engine does not count this host. It may hear of it late, likewise; there is no generation after."""
 
     @property
     def verdict(self) -> Outcome | None:
@@ -75,6 +77,8 @@ class Membership:
         self._cluster = Cluster(plan, self._setting, Hooks(up, ready, self._failed, absent), link=link)
         self._cluster.start()
         self.up(self._head_up)
+        if self._blamed:
+            self._cluster.blame(self._blamed)
 
     def up(self, generation: int | None) -> None:
         """The head of this generation answers."""
@@ -89,6 +93,7 @@ class Membership:
 
     def blame(self, why: str) -> None:
         """The engine does not count this host."""
+        self._blamed = why
         if self._cluster:
             self._cluster.blame(why)
 
