@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
+import threading
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,6 +13,7 @@ import pytest
 from formats_kit import ROOT, Shelf, arrow, parquet, table
 
 from trainkit.data.formats import BLOCK, thrift
+from trainkit.data.items import Item
 from trainkit.errors import DataError
 
 both = pytest.mark.parametrize(("write", "name"), [(parquet, "parquet"), (arrow, "arrow")])
@@ -31,6 +35,30 @@ def test_a_footer_that_is_longer_than_the_first_read_is_read_on() -> None:
     assert shelf.whole().num_rows == 3000
     assert len(shelf.find().spans(shelf.listing.items[0], shelf.get)) == 1000
     assert shelf.asked[1][1] + shelf.asked[1][2] == shelf.asked[0][1]
+
+
+def test_a_child_that_is_forked_while_a_footer_is_looked_up_looks_up_its_own() -> None:
+    shelf = Shelf({"a.parquet": parquet(table(5))})
+    found, (item,) = shelf.find(), shelf.listing.items
+    (span,) = found.spans(item, shelf.get)
+    data, looking, forked = shelf.bytes_of(item, span), threading.Event(), threading.Event()
+
+    class Slow(Item):
+        def __hash__(self) -> int:
+            looking.set()
+            forked.wait(60)
+            return super().__hash__()
+
+    thread = threading.Thread(target=lambda: found.decode(Slow(*item), span, data, None))
+    thread.start()
+    assert looking.wait(60)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        os._exit(0 if found.decode(item, span, data, ["id"]).num_rows == 5 else 1)
+    forked.set()
+    thread.join(60)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_files_without_rows_have_no_spans() -> None:

@@ -7,6 +7,7 @@ span however large it is: one of 128 MiB costs 128 MiB for one row, and that muc
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -45,10 +46,14 @@ class _Footers:
     """
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._locks: dict[int, Lock] = {}  # by process: a fork copies a held one, and nobody is there to release it
         self._packed: dict[Item, tuple[bytes, int, NDArray[np.int64]]] = {}
         self._parsed: OrderedDict[Item, pq.FileMetaData] = OrderedDict()
         self._chunks = 0
+
+    @property
+    def _lock(self) -> Lock:
+        return self._locks.setdefault(os.getpid(), Lock())
 
     def __contains__(self, item: Item) -> bool:
         return item in self._packed
