@@ -9,11 +9,13 @@ import resource
 import signal
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -173,6 +175,90 @@ def test_a_save_whose_writer_is_killed_fails_on_all_ranks_and_they_hear_why(tmp_
         assert left(tmp_path, step=2) == [] or found(tmp_path) == 3
 
 
+def test_a_save_whose_writer_is_killed_while_the_rank_copies_its_state_has_an_end(tmp_path: Path) -> None:
+    """The rank is told so by nobody: it must not wait for it when it closes."""
+    with job([str(tmp_path)]) as running:
+        running.until_saved(1)
+        client = running.clients[1]
+        answer = client.ask(2)
+        assert answer.attempt
+        kill(client)
+        client.staged(answer.attempt, 2, running.plan, [])
+        client.ask(3)
+        end = client.end_of(answer.attempt, patience=PATIENCE)
+        assert end
+        assert end.failed == {0: "the process that writes checkpoints ended"}
+        running.until_saved(4)
+
+
+def test_a_save_whose_writer_is_killed_just_before_the_next_question_has_an_end(tmp_path: Path) -> None:
+    with job([str(tmp_path)]) as running:
+        running.until_saved(1)
+        answer = running.stage(1, 2)
+        assert answer.attempt
+        kill(running.clients[1])
+        running.clients[1].ask(3)
+        assert running.clients[1].end_of(answer.attempt, patience=PATIENCE)
+
+
+def test_what_is_staged_after_the_coordinator_s_end_has_an_end_and_holds_up_no_writer(tmp_path: Path) -> None:
+    with job([str(tmp_path)]) as running:
+        running.until_saved(1)
+        client = running.clients[1]
+        answer = client.ask(2)
+        assert answer.attempt
+        kill(running.clients[0])
+        wait_until(lambda: (client._read(), any("alone" in message for message in client._waiting))[1])
+        client.staged(answer.attempt, 2, running.plan, [])
+        end = client.end_of(answer.attempt, patience=PATIENCE)
+        assert end
+        assert end.failed == {0: "the checkpoints' coordinator on 127.0.0.1 is gone"}
+
+
+def test_a_writer_that_comes_again_before_its_end_is_heard_costs_that_save_only(tmp_path: Path) -> None:
+    """As where a cut wire swallowed the end of its connection."""
+    with job([str(tmp_path)]) as running:
+        running.until_saved(1)
+        answer = running.clients[0].ask(2)
+        assert answer.attempt
+        with socket.create_connection(("127.0.0.1", running.port)) as connection:
+            line = Line(connection)
+            introduce(line, running.key, rank=1)
+            wait_until(lambda: any("welcome" in message for message in line.receive()))
+            running.clients[0].unable(answer.attempt, "no memory")
+            end = running.clients[0].end_of(answer.attempt, patience=PATIENCE)
+            assert end
+            assert end.failed == {0: "the writer of rank 1 is gone"}
+        running.until_saved(3)
+
+
+def test_a_writer_that_says_much_is_not_held_up_and_its_last_words_are_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No library that it uses can stop it by its warnings."""
+    talker = tmp_path / "talker"
+    talker.mkdir()
+    (talker / "sitecustomize.py").write_text("import sys\nsys.stderr.write('a word\\n' * 100_000)\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(talker), os.environ.get("PYTHONPATH", "")]))
+    with job([str(tmp_path / "place")], ranks=1) as running:
+        assert running.until_saved(1) == 1
+        kill(running.clients[0])
+        running.until_saved(2)
+        (remark,) = running.clients[0].remarks
+        assert remark == "the process that writes checkpoints ended (exit code -9, a word); another one was started"
+
+
+def test_of_two_arenas_that_come_at_once_the_later_one_is_what_is_written(tmp_path: Path) -> None:
+    with job([str(tmp_path)], ranks=1) as running:
+        (client,) = running.clients
+        os.kill(client.pid, signal.SIGSTOP)
+        for size in (1, 1 << 20):
+            client.room(size)
+        os.kill(client.pid, signal.SIGCONT)
+        assert running.until_saved(1) == 1
+        assert found(tmp_path) == 1
+
+
 def test_without_the_coordinator_others_go_on_and_say_why_until_it_is_there_again(tmp_path: Path) -> None:
     with job([str(tmp_path)], ranks=3) as running:
         running.until_saved(1)
@@ -249,6 +335,15 @@ def frame(message: bytes) -> bytes:
     return struct.pack("<I", len(message)) + message
 
 
+def introduce(line: Line, key: bytes, *, rank: int) -> None:
+    """Say to the coordinator that this is the writer of that rank."""
+    heard: list[dict[str, Any]] = []
+    line.send({"nonce": "mine"})
+    wait_until(lambda: bool(heard.extend(line.receive()) or heard))
+    line.seal_with(Seal(key, "mine", heard[0]["nonce"], first=False))
+    line.send({"here": rank})
+
+
 def test_strangers_at_the_coordinator_s_door_do_no_harm(tmp_path: Path) -> None:
     dice = random.Random(1)
     with job([str(tmp_path)]) as running:
@@ -275,15 +370,8 @@ def test_strangers_at_the_coordinator_s_door_do_no_harm(tmp_path: Path) -> None:
         # Sealed with another key; and with the right one, by nobody who has a rank; and said twice.
         for key, here in ((new_key(), 1), (running.key, 7), (running.key, 0), (running.key, True)):
             line = Line(knock())
-            line.send({"nonce": "mine"})
-            deadline = time.monotonic() + PATIENCE
-            while not (heard := list(line.receive())) and not line.closed and time.monotonic() < deadline:
-                time.sleep(0.001)
-            line.seal_with(Seal(key, "mine", heard[0]["nonce"], first=False))
-            line.send({"here": here})
-            while not line.closed and time.monotonic() < deadline:
-                list(line.receive())
-            assert line.closed
+            introduce(line, key, rank=here)
+            wait_until(lambda line=line: not list(line.receive()) and line.closed)  # type: ignore[misc]
             line.close()
         assert running.save(2)[1][1] is not None
         assert found(tmp_path) == 2
@@ -337,6 +425,45 @@ def test_a_line_that_was_closed_by_what_came_before_it_in_a_turn_is_left_alone()
     assert heard == [{"say": "x"}]
     for _, theirs in pairs:
         theirs.close()
+    loop._selector.close()
+    for descriptor in (loop._told, loop._tell):
+        os.close(descriptor)
+
+
+def test_what_was_said_by_one_who_hears_nothing_any_more_is_heard() -> None:
+    """A rank stages its last save and is gone, and its writer has something to tell it just then."""
+    ours, theirs = socket.socketpair()
+    line = Line(ours)
+    theirs.sendall(frame(b'{"say": "staged"}'))
+    theirs.close()
+    line.send({"retired": 0})
+    assert line.closed
+    assert list(line.receive()) == [{"say": "staged"}]
+    line.close()
+
+
+def test_no_work_that_is_done_while_other_work_is_looked_at_is_lost() -> None:
+    begun, half, go = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(Loop):
+        def __getattribute__(self, name: str) -> Any:
+            """The first of two threads comes half of the way only, before the other one's work is looked at."""
+            if name == "_finish" and not half.is_set():
+                half.set()
+                go.wait(PATIENCE)
+            return super().__getattribute__(name)
+
+    loop, done = Slow(), list[bool]()
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        loop.later(one, lambda: begun.wait(PATIENCE), done.append)
+        begun.set()
+        assert half.wait(PATIENCE)
+        loop.later(other, lambda: False, done.append)
+        loop.turn(timeout=PATIENCE)
+        assert done == [False]
+        go.set()
+        loop.turn(timeout=PATIENCE)
+    assert done == [False, True]
     loop._selector.close()
     for descriptor in (loop._told, loop._tell):
         os.close(descriptor)

@@ -188,6 +188,46 @@ def test_where_one_rank_cannot_save_those_who_wait_for_its_plan_hear_it_and_the_
     assert begun(made.asked(0, 2, now=0), 0) == begun(made.asked(1, 2, now=0), 1) != attempt
 
 
+def test_a_rank_that_gives_up_after_it_has_told_its_plan_ends_the_attempt_when_it_asks_again() -> None:
+    made, whole = coordinator(2), plan_of(2)
+    attempt = begun([*made.asked(0, 1, now=0), *made.asked(1, 1, now=0)], 1)
+    for rank in (0, 1):
+        made.planned(rank, attempt, whole.digest, whole, now=0)
+    made.staged(0, attempt, whole.digest, now=0)
+    made.receipt(0, attempt, 0, files_of(0, whole), now=0)
+    failed, over, answer = told(made.asked(1, 2, now=0), 1)
+    assert (failed["failed"], over["over"]) == ("rank 1 did not save it", attempt)
+    assert answer["attempt"] != attempt
+
+
+def test_a_rank_whose_answer_came_too_late_does_not_wait_at_the_stop_for_what_only_it_can_do() -> None:
+    made, whole = coordinator(2), plan_of(2)
+    attempt = begun([*made.asked(0, 1, now=0), *made.asked(1, 1, now=0)], 1)
+    made.staged(0, attempt, whole.digest, now=0)
+    made.receipt(0, attempt, 0, files_of(0, whole), now=0)
+    failed, over, answer = told(made.asked(1, 1, must=True, now=0), 1)
+    assert (failed["failed"], over["over"]) == ("rank 1 did not save it", attempt)
+    assert answer["attempt"] != attempt
+
+
+def test_a_rank_that_waits_at_a_later_step_is_not_waited_for_at_an_earlier_one() -> None:
+    made, whole = coordinator(2), plan_of(2)
+    first = begun([*made.asked(0, 1, now=0), *made.asked(1, 1, now=0)], 1)
+    for rank in (0, 1):
+        made.staged(rank, first, whole.digest, plan=whole, now=0)
+        made.asked(rank, 2, must=True, now=0)
+    made.lost(1, "is gone", now=0)
+    made.joined(1)
+    assert made.asked(1, 3, must=True, now=0) == []
+    over, answer, failed = told(made.receipt(0, first, 0, files_of(0, whole), now=0), 0)
+    assert (over["over"], answer["answer"]) == (first, 2)
+    assert (failed["failed"], failed["attempt"]) == ("rank 1 did not save it", answer["attempt"])
+    orders = made.planned(0, answer["attempt"], whole.digest, whole, now=0)
+    assert told(orders, 0)[0] == {"agreed": answer["attempt"], "why": "rank 1 did not save it"}
+    assert [message["answer"] for message in told(orders, 1) if "answer" in message] == [3]
+    assert made.busy
+
+
 def test_the_receipt_of_a_writer_that_was_lost_and_came_again_does_not_count() -> None:
     made, whole = coordinator(2), plan_of(2)
     attempt = begun(made.asked(0, 1, now=0), 0)
@@ -217,7 +257,11 @@ class World:
     over: list[str] = field(default_factory=list)
     receipts: dict[tuple[str, int], set[int]] = field(default_factory=dict)
     steps: dict[int, int] = field(default_factory=dict)
+    unstaged: set[Callable[[], list[Order]]] = field(default_factory=set)
+    """What ranks have to do before their writers do the rest."""
     dead: set[int] = field(default_factory=set)
+    given_up: set[int] = field(default_factory=set)
+    """Ranks that save no more of what they were told, until they ask again."""
     commits: int = 0
 
     def __post_init__(self) -> None:
@@ -272,12 +316,15 @@ class World:
                 self.comparing[rank] = attempt
                 return self.made.planned(rank, attempt, mine.digest, mine, now=0)
 
+            self.unstaged.add(say)
             self.to_do[rank].append(say)
         else:
             self.stage(rank, attempt)
 
     def stage(self, rank: int, attempt: str) -> None:
-        self.to_do[rank].append(lambda: self.made.staged(rank, attempt, self.plan_of(attempt).digest, now=0))
+        copy = lambda: self.made.staged(rank, attempt, self.plan_of(attempt).digest, now=0)  # noqa: E731
+        self.unstaged.add(copy)
+        self.to_do[rank].append(copy)
         for tier in range(self.tiers):
             self.to_do[rank].append(lambda tier=tier: self.written(rank, attempt, tier))  # type: ignore[misc]
 
@@ -299,6 +346,7 @@ class World:
         events += [("commit", 0)] * bool(self.committing)
         free = [r for r in alive if r not in self.waiting and r not in self.comparing and not self.to_do[r]]
         if losses:
+            events += [("give_up", rank) for rank in alive if self.dice.random() < 0.01]
             front = min(self.steps.values()) + 1  # a collective holds ranks together
             events += [("ask", rank) for rank in free if self.steps[rank] < front]
             if self.dice.random() < 0.02:
@@ -321,8 +369,9 @@ class World:
 
     def _ask(self, rank: int) -> None:
         self.steps[rank] += 1
+        self.given_up.discard(rank)
         step = self.steps[rank]
-        must = step % 7 == 0
+        must = step % 7 in (0, 1)
         self.waiting[rank] = (step, must)
         self.carry_out(self.made.asked(rank, step, must=must, now=0))
 
@@ -335,6 +384,14 @@ class World:
         self.comparing.pop(rank, None)
         gone = self.made.ended(rank, now=0) if self.dice.random() < 0.3 else []
         self.carry_out([*gone, *self.made.lost(rank, "is gone", now=0)])
+
+    def _give_up(self, rank: int) -> None:
+        """An exception that the script takes for harmless; or an answer that comes too late."""
+        if not self.unstaged.isdisjoint(self.to_do[rank]):
+            self.to_do[rank].clear()
+        self.given_up.add(rank)
+        self.waiting.pop(rank, None)
+        self.comparing.pop(rank, None)
 
     def _join(self, rank: int) -> None:
         self.dead.discard(rank)
@@ -351,8 +408,8 @@ def test_whatever_happens_in_whatever_order_all_hear_the_same_and_nobody_waits_f
         pass
     assert all(len(answers) == 1 for answers in world.answers.values()), world.answers
     if world.made.busy or world.comparing or world.waiting:
-        late = {r for r, step in world.steps.items() if r not in world.dead and step < max(world.steps.values())}
-        assert late, f"{world.comparing} and {world.waiting} wait for nobody"
+        late = {rank for rank, step in world.steps.items() if step < max(world.steps.values())} | world.given_up
+        assert late - world.dead, f"{world.comparing} and {world.waiting} wait for nobody"
     # They wait for ranks that have not asked yet: that those die ends it, too.
     for rank in list(range(world.ranks)):
         world._lose(rank)

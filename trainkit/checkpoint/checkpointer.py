@@ -223,11 +223,16 @@ class Checkpointer:
         """Whether all hosts see the same folder there."""
         name = self._world.from_first(f"trainkit-{socket.gethostname()}-{os.getpid()}{tiers.IGNORED}")
         probe = folder / name
+        problem = None
         if self._world.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe.touch()
-        self._world.gather(None)
-        seen = all(self._world.gather(probe.exists()))
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                probe.touch()
+            except OSError as error:
+                problem = f"no checkpoint can be written to {folder}: {error.strerror}"
+        if problem := self._world.from_first(problem):
+            raise CheckpointError(problem)
+        seen = all(self._world.gather(os.access(probe, os.F_OK)))
         if self._world.rank == 0:
             probe.unlink(missing_ok=True)
         return seen
@@ -299,6 +304,7 @@ class Checkpointer:
                 self._staging.lay_out(collected)
             if self._agreed != self._staging.plan.digest:
                 if why := self._client.agree(attempt, self._staging.plan, waiting=self._waiting):
+                    self._client.unable(attempt, why)  # it may be our patience only that has ended
                     self._say(f"checkpoint of step {step} was not made: {why}")
                     return False
                 self._agreed = self._staging.plan.digest

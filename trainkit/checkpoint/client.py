@@ -17,6 +17,7 @@ import selectors
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,7 @@ _NOTICE = 30.0
 """Seconds after which that is said."""
 _FEW = 64  # ranks
 _REMEMBERED = 16  # ends
+_ENDED = "the process that writes checkpoints ended"
 
 
 class Answer(NamedTuple):
@@ -87,10 +89,14 @@ class Client:
         self._known: str | None = None
         """The digest of the plan that the coordinator knows."""
         self._open: tuple[str, int] | None = None
-        """The attempt that was staged, and its step, until it is over."""
+        """The attempt that this rank is to save, and its step, until it is over."""
         self._new: list[End] = []
         self.remarks: list[str] = []
         """What went wrong and harms no checkpoint: a deletion, a writer that had to be started anew."""
+        try:  # for what the writer says at its end: a pipe would be full some day, and the writer stand still
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (until `close`)
+        except OSError as error:
+            raise CheckpointError(f"there is no place for a temporary file: {error}") from error
         self._start()
         alone = weakref.WeakMethod(self._forked)
         os.register_at_fork(after_in_child=lambda: (forked := alone()) and forked())
@@ -125,12 +131,12 @@ class Client:
 
         With `must` it wants to, due or not, and waits for `patience` seconds at most.
         """
+        self._read()
         if self._line.closed or self._process.poll() is not None:
             try:
                 self._start_again()
             except TrainkitError as error:  # the training goes on
                 return Answer(step + 1, why=str(error))
-        self._read()
         self._waiting.clear()  # what was said before the question is no answer
         self._line.send(
             {
@@ -194,7 +200,6 @@ class Client:
         is marked so.
         """
         documents = [file._asdict() for file in files]
-        self._open = (attempt, step)
         facts: Message = {"attempt": attempt, "step": step, "digest": plan.digest}
         if self._assignment.leads and plan.digest != self._known:  # a coordinator that was started anew
             facts["plan"] = plan.document
@@ -224,6 +229,7 @@ class Client:
     def close(self) -> None:
         """Leave the writer to itself: it ends what is under way, and then ends."""
         self._line.close()
+        self._errors.close()
         if self.arena:
             self.arena.close()
 
@@ -235,12 +241,14 @@ class Client:
         ours, theirs = socket.socketpair()
         home = str(Path(__file__).parents[2])  # however this process found trainkit, the writer finds the same
         path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+        self._errors.seek(0)
+        self._errors.truncate()
         with theirs:
             try:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "trainkit.checkpoint.writer", str(theirs.fileno())],
                     env={**os.environ, "PYTHONPATH": path}, pass_fds=[theirs.fileno()], start_new_session=True,
-                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._errors,
                 )  # fmt: skip
             except OSError as error:
                 raise CheckpointError(f"the process that writes checkpoints cannot be started: {error}") from error
@@ -251,6 +259,7 @@ class Client:
         """A killed writer takes its attempt with it, and nothing else: the next save is in time again."""
         self.remarks.append(f"the process that writes checkpoints ended ({self._end()}); another one was started")
         self._line.close()
+        self._lose(_ENDED)
         self._start()
         if self._connect:
             self._line.send(self._connect)
@@ -288,19 +297,19 @@ class Client:
         self._read()
 
     def _read(self) -> None:
-        """Note what has come."""
-        if self._line.closed:
-            return
+        """Note what has come, the last words of a writer that is gone, too."""
         self._line.flush()
         for message in self._line.receive():
             self._note(message)
             self._waiting.append(message)
         del self._waiting[:-_REMEMBERED]
         if self._line.closed:
-            self._lose("the process that writes checkpoints ended")
+            self._lose(_ENDED)
 
     def _note(self, message: Message) -> None:
         match message:
+            case {"answer": step, "attempt": attempt} if "begun" not in message:
+                self._open = (attempt, step)  # before it is staged: its end may come together with the answer
             case {"committed": True, "attempt": attempt, "tier": tier, "seconds": seconds, "step": step}:
                 self._ends.setdefault(attempt, End(attempt, step, {}, {})).committed[tier] = seconds
             case {"failed": why, "attempt": attempt, "tier": tier, "step": step}:
@@ -335,11 +344,12 @@ class Client:
     def _end(self) -> str:
         """How the process ended, for people."""
         try:
-            _, errors = self._process.communicate(timeout=10)
-        except (subprocess.TimeoutExpired, ValueError):
+            code = self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
             return "its connection is closed"
-        lines = errors.decode(errors="replace").strip().splitlines()
-        return f"exit code {self._process.returncode}{', ' + lines[-1] if lines else ''}"
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return f"exit code {code}{', ' + lines[-1] if lines else ''}"
 
 
 def new_key() -> bytes:

@@ -91,8 +91,17 @@ class _Attempt:
     """The digest of each rank's plan, as far as they have told."""
     staged: set[int] = field(default_factory=set)
     """Ranks whose state is in their arenas: their writers do the rest alone."""
+    told: set[int] = field(default_factory=set)
+    """Ranks that have heard that they are to save it."""
     comparing: set[int] = field(default_factory=set)
     """Ranks that wait to hear whether all have the same plan."""
+
+    def passed_by(self, rank: int, step: int) -> bool:
+        """Whether a rank that asks about this step will not save the attempt's any more.
+
+        Its writer could not reach us when it was due; or the rank gave up, and told nobody.
+        """
+        return rank not in self.staged and (step > self.step or rank in self.told)
 
 
 class Coordinator:
@@ -126,6 +135,7 @@ class Coordinator:
     def lost(self, rank: int, why: str, *, now: float) -> list[Order]:
         """The rank's writer is gone."""
         self._gone[rank] = f"the writer of rank {rank} {why}"
+        self._waiting = {key: ranks - {rank} for key, ranks in self._waiting.items() if ranks != {rank}}
         return [*self._fail(rank, self._tiers, self._gone[rank]), *self._settle(now)]
 
     def ended(self, rank: int, *, now: float) -> list[Order]:
@@ -145,9 +155,8 @@ class Coordinator:
         """
         key = (step, must)
         orders: list[Order] = []
-        if (current := self._current) and rank not in current.plans and step > current.step:
-            # It went by without saving: its writer could not reach us when the question was due.
-            orders = [*self._fail(rank, self._tiers, f"rank {rank} did not save it"), *self._settle(now)]
+        if (current := self._current) and current.passed_by(rank, step):
+            orders = [*self._fail(rank, self._tiers, _passed_by(rank)), *self._settle(now)]
         known = self._answers.get(key)
         if known is None or rank in known.heard:  # who asks a second time has gone back some steps meanwhile
             answer = self._decide(step, must=must, now=now)
@@ -156,11 +165,11 @@ class Coordinator:
                 return orders
             known = self._remember(key, answer)
             orders += self._answer_waiting(key, known)
-        known.heard.add(rank)
+        orders += self._answer({rank}, known)
         if rank == 0 and self._current and self._current.step == step:
             # NaN is no number for JSON, and no measure for retention: a loss that diverges must not cost the save.
             self._current.metrics = {name: value for name, value in (metrics or {}).items() if math.isfinite(value)}
-        return [*orders, Tell(rank, known.message)]
+        return orders
 
     def knows(self, digest: str) -> bool:
         """Whether the plan of this digest has been told."""
@@ -281,8 +290,9 @@ class Coordinator:
             return [*self._release(lacking), *self._settle(now)] if lacking else []
         if digest not in self._plans:
             why = "the checkpoints' coordinator does not know what is to be saved"
+            orders = self._answer_comparing({"agreed": attempt, "why": why})
             failed = [order for other in self._everybody for order in self._fail(other, self._tiers, why)]
-            return [*failed, *self._settle(now)]
+            return [*orders, *failed, *self._settle(now)]
         self._agreed, self._plans = digest, {digest: self._plans[digest]}
         return self._answer_comparing({"agreed": attempt})
 
@@ -347,12 +357,19 @@ class Coordinator:
         for step, must in sorted(self._waiting):
             if (answer := self._decide(step, must=must, now=now)) is not None:
                 orders += self._answer_waiting((step, must), self._remember((step, must), answer))
-        return orders
+        for (step, _), ranks in self._waiting.items():
+            for rank in [rank for rank in ranks if self._current and self._current.passed_by(rank, step)]:
+                orders += self._fail(rank, self._tiers, _passed_by(rank))
+        return [*orders, *self._settle(now)]
 
     def _answer_waiting(self, key: tuple[int, bool], known: _Answer) -> list[Order]:
         """What was decided for one who asked later is the answer of those who wait, too."""
-        ranks = self._waiting.pop(key, set())
+        return self._answer(self._waiting.pop(key, set()), known)
+
+    def _answer(self, ranks: set[int], known: _Answer) -> list[Order]:
         known.heard.update(ranks)
+        if (current := self._is_current(str(known.message.get("attempt")))) and "begun" not in known.message:
+            current.told.update(ranks)
         return [Tell(rank, known.message) for rank in sorted(ranks)]
 
     def _manifest(self, current: _Attempt, place: _Place) -> Manifest:
@@ -365,3 +382,7 @@ class Coordinator:
             files=tuple(sorted(place.files, key=lambda file: file.name)), metrics=current.metrics,
             alike=tuple(sorted(name for (name, _), ranks in place.own.items() if ranks == len(self._host_of))),
         )  # fmt: skip
+
+
+def _passed_by(rank: int) -> str:
+    return f"rank {rank} did not save it"

@@ -203,8 +203,9 @@ class Lead:
         self._send_away(line)
 
     def _welcome(self, rank: int, line: Line) -> None:
-        if old := self._lines.pop(rank, None):
+        if old := self._lines.get(rank):  # its end has not been heard: what was under way there is lost for all that
             self._loop.unwatch(old)
+            self._lost(rank, old)
         self._lines[rank] = line
         self._coordinator.joined(rank)
         self._loop.watch(line, partial(self._hear, rank), partial(self._lost, rank, line))

@@ -82,13 +82,13 @@ class Line:
     def receive(self) -> Iterator[Message]:
         """What has come, one by one: the seal may be set in between. Where it ends or is nonsense, `closed` is true."""
         more = True
-        while more and not self.closed:
+        while more:  # who hears nothing any more may have spoken before
             more = self._fill()
             try:
                 while (message := self._take()) is not None:
                     yield message
             except (BrokenSeal, ValueError, RecursionError):
-                self.closed = True
+                self.closed, more = True, False
 
     def close(self) -> None:
         self.closed = True

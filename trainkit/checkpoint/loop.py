@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import selectors
 import socket
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import partial
@@ -23,7 +24,8 @@ class Loop:
         self._told, self._tell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) if hasattr(os, "pipe2") else os.pipe()
         self._selector.register(self._told, selectors.EVENT_READ, self._drain)
         self._watched: dict[Line, tuple[OnMessage, Callable[[], None]]] = {}
-        self._done: list[Callable[[], None]] = []
+        self._done: deque[Callable[[], None]] = deque()
+        """One for all time: a thread that was about to add to one that is replaced would never be heard."""
         self.pending = 0
 
     def watch(self, line: Line, on_message: OnMessage, on_close: Callable[[], None]) -> None:
@@ -74,9 +76,8 @@ class Loop:
 
     def _drain(self) -> None:
         os.read(self._told, 4096)
-        done, self._done = self._done, []
-        for one in done:
-            one()
+        while self._done:
+            self._done.popleft()()
 
     def _finish(self, future: Future[Any], then: Callable[[Any], None]) -> None:
         self.pending -= 1

@@ -72,7 +72,7 @@ class Writer:
             case "connect":
                 self._follow.connect(message["host"], message["port"], bytes.fromhex(message["key"]))
             case "arena":
-                self._arena = arena.mapped(self._rank.descriptors.pop())
+                self._arena = arena.mapped(self._rank.descriptors.pop(0))
             case "staged":
                 self._staged(message)
             case "unable":
@@ -147,8 +147,8 @@ class Writer:
                 self._failed.add(tier)
                 if not message.get("leave"):
                     self._loop.later(self._pool, partial(self._drop, attempt, step, tier), self._tell_rank)
-            case {"over": _} | {"alone": _}:
-                self._open = None
+            case {"over": _} | {"alone": _}:  # what is staged for it from now on is nobody's any more
+                self._copying = self._open = None
             case {"retired": tier} if self._assignment.sweeps and self._assignment.places[tier].apart:
                 work = partial(self._sweep, tier, kept=message["kept"], below=message["below"])
                 self._loop.later(self._pool, work, self._tell_rank)
