@@ -381,7 +381,21 @@ while not os.path.exists(killed): time.sleep(0.01)
 time.sleep(0.5)
 with socket.create_connection((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))): print("it answers")
 """
-    with hosts(tmp_path, script, settings={"procs": 16, "engine": "fork", "preload": "torch"}) as (host,):
+    # Whoever forks looks here before: the template stands still from its second rank on, until it is killed.
+    slow = """
+import os, time
+template, supervisor = os.getpid(), os.getppid()
+def ranks():
+    children = open(f"/proc/{supervisor}/task/{supervisor}/children").read().split()
+    return sum("template.py" in open(f"/proc/{pid}/cmdline").read() for pid in children) - 2  # itself and the store
+def look():
+    while os.getpid() == template and ranks() > 0: time.sleep(0.01)
+os.register_at_fork(before=look)
+"""
+    settings = {"procs": 16, "engine": "fork", "preload": "torch,slow"}
+    path = os.pathsep.join(filter(None, ["{root}/code", os.environ.get("PYTHONPATH")]))
+    write = ("sh", "-c", 'printf "%s" "$SLOW" > "$SAGEMAKER_BASE_DIR/code/slow.py" && exec "$0" "$@"')
+    with hosts(tmp_path, script, settings=settings, before=write, SLOW=slow, PYTHONPATH=path) as (host,):
         assert host.end() == 0, host.log
     assert "ranks are spawned, not forked: the template process" in host.log
     assert host.log.count("] it answers") == 16
