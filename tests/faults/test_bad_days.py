@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import DEADLINE, environment, lay_tree, processes_mentioning
+from harness import processes_mentioning
 
-from faults.plain import ENTRY, FORKED, Host, hosts, until
+from faults.plain import FORKED, Host, hosts, until
 from trainkit.launch.course import SIBLING_GRACE
 
 SPAWNED = {"engine": "spawn"}
@@ -35,13 +35,6 @@ def cpu_seconds(pid: int) -> float:
     """What a process has used so far."""
     user, system = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-
-
-def peak_memory(pid: int) -> int:
-    """The most that it had in memory at once so far, bytes."""
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    assert found
-    return int(found[1]) * 1024
 
 
 def no_fault_of_ours(host: Host) -> None:
@@ -129,51 +122,6 @@ def test_too_few_descriptors_are_told_by_their_name(tmp_path: Path, engine: dict
     no_fault_of_ours(host)
     assert "Too many open files" in (host.failure or ""), host.log
     assert f"ulimit -n is {most}" in (host.failure or ""), host.log
-
-
-def test_a_flood_of_output_costs_little_memory_and_holds_nobody_up(tmp_path: Path) -> None:
-    script = r"""
-import os, signal, sys, time
-if os.environ["RANK"] == "0":
-    while True: sys.stdout.buffer.write((b"x" * 199 + b"\n") * 1000)
-if os.environ["RANK"] == "1":
-    while True: sys.stdout.buffer.write(b"y" * (1 << 20))
-if os.environ["RANK"] == "2":
-    while True: sys.stdout.buffer.write(b"step 1\r" * 1000)
-def told(number, frame):
-    print("told at", time.time(), flush=True)
-    sys.exit()
-signal.signal(signal.SIGTERM, told)
-while True:
-    print("line at", time.time(), flush=True)
-    time.sleep(0.05)
-"""
-    root = lay_tree(tmp_path / "host", script)
-    environ = environment(SAGEMAKER_BASE_DIR=str(root), TRAINING_JOB_NAME="j", TRAINKIT_RUN_DIR=str(root))
-    argv = [*ENTRY, "--procs", "4", "--engine", "spawn"]
-    with subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE) as running:
-        assert running.stdout
-        lags, flood, stalled, sent, told, rest = [], 0, False, 0.0, 0.0, b""
-        while data := os.read(running.stdout.fileno(), 1 << 20):
-            flood += len(data)
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                if line.startswith(b"[algo-1:3] line at"):
-                    lags.append(time.time() - float(line.split()[-1]))
-                elif line.startswith(b"[algo-1:3] told at"):
-                    told = float(line.split()[-1])
-            if len(lags) > 20 and not stalled:
-                stalled = True
-                time.sleep(2)  # a reader that has other things to do
-            if len(lags) > 60 and not sent:
-                memory = peak_memory(running.pid)
-                sent = time.time()
-                running.send_signal(signal.SIGTERM)
-        assert running.wait(DEADLINE) == 0
-    assert flood > 1 << 20
-    assert memory < 45 << 20
-    assert told - sent < 1
-    assert max(lags) < 5, lags
 
 
 def test_bytes_of_all_kinds_pass(tmp_path: Path) -> None:
