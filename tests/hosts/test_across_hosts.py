@@ -162,12 +162,12 @@ def test_a_host_that_cannot_start_is_the_cause_on_all(tmp_path: Path) -> None:
     with cluster(tmp_path, "wait", TRAINKIT_PEER_WAIT="120") as running:
         pass
     (tmp_path / "algo-3/code/train.py").unlink()
-    addresses = json.dumps({name: f"127.78.0.{number}" for number, name in enumerate(HOSTS, 2)})
+    addresses = json.dumps({name: f"127.77.2.{number}" for number, name in enumerate(HOSTS, 2)})
     again = []
     for name in HOSTS:
         given = environment(
             SAGEMAKER_BASE_DIR=str(tmp_path / name), TRAINKIT_HOST_ADDRESSES=addresses, TRAINKIT_PEER_WAIT="10",
-            TRAINKIT_PORT=str(20001 + os.getpid() % 10000),
+            TRAINKIT_PORT=str(20000 + os.getpid() % 10000),
         )  # fmt: skip
         again.append(subprocess.Popen([*TRAIN], env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
     assert running
