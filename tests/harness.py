@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,6 +84,37 @@ def local(script: Path, *arguments: str, output: Path, deadline: float = DEADLIN
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=deadline, check=False,
     )  # fmt: skip
     return Ran(done.returncode, done.stdout.decode(errors="replace"), output)
+
+
+def stopped(script: Path, *arguments: str, output: Path, at: str, times: int = 1) -> Ran:
+    """Run `trainkit local`, and tell it to stop when it has said `at` so often."""
+    command = [*TRAINKIT, "local", str(script), *arguments, "--output", str(output)]
+    with subprocess.Popen(
+        command, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as running:
+        assert running.stdout
+        overdue = threading.Timer(DEADLINE, running.kill)
+        overdue.start()
+        out, told = "", False
+        for line in running.stdout:
+            out += line.decode(errors="replace")
+            if not told and out.count(at) >= times:
+                told = True
+                running.terminate()
+        overdue.cancel()
+    return Ran(running.returncode, out, output)
+
+
+def limited(script: Path, *arguments: str, limit: str, ready: int = 1, output: Path) -> Ran:
+    """Run `trainkit local` with `limit`, a flag that ends it after some seconds, when it has said "ready" so often.
+
+    What it does with a stop shows only then. On a busy machine two seconds may be too few: then it gets more.
+    """
+    for seconds in (2, 10, 50):
+        ran = local(script, *arguments, limit, f"{seconds}s", output=output)
+        if ran.out.count("] ready") >= ready:
+            break
+    return ran
 
 
 @contextmanager

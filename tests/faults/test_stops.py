@@ -6,6 +6,7 @@ import os
 import random
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +14,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from harness import processes_mentioning
+from harness import DEADLINE, environment, lay_tree, processes_mentioning
 
-from faults.plain import FORKED, Host, hosts, until
+from faults.plain import ENTRY, FORKED, Host, hosts, until
 
 ALL = os.environ.get("TRAINKIT_TEST_FAULTS") == "all"
 MOMENTS = 50
@@ -151,3 +152,55 @@ while not os.path.exists(os.environ["SM_OUTPUT_DATA_DIR"] + "/go"): time.sleep(0
         assert host.end() == 0, host.log
     assert not scratch.exists()
     assert (host.root / "output/success").exists()
+
+
+def peak_memory(pid: int) -> int:
+    """The most that it had in memory at once so far, bytes."""
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1]) * 1024
+
+
+def test_a_flood_of_output_costs_little_memory_and_holds_nobody_up(tmp_path: Path) -> None:
+    script = r"""
+import os, signal, sys, time
+if os.environ["RANK"] == "0":
+    while True: sys.stdout.buffer.write((b"x" * 199 + b"\n") * 1000)
+if os.environ["RANK"] == "1":
+    while True: sys.stdout.buffer.write(b"y" * (1 << 20))
+if os.environ["RANK"] == "2":
+    while True: sys.stdout.buffer.write(b"step 1\r" * 1000)
+def told(number, frame):
+    print("told at", time.time(), flush=True)
+    sys.exit()
+signal.signal(signal.SIGTERM, told)
+while True:
+    print("line at", time.time(), flush=True)
+    time.sleep(0.05)
+"""
+    root = lay_tree(tmp_path / "host", script)
+    environ = environment(SAGEMAKER_BASE_DIR=str(root), TRAINING_JOB_NAME="j", TRAINKIT_RUN_DIR=str(root))
+    argv = [*ENTRY, "--procs", "4", "--engine", "spawn"]
+    with subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE) as running:
+        assert running.stdout
+        lags, flood, stalled, sent, told, rest = [], 0, False, 0.0, 0.0, b""
+        while data := os.read(running.stdout.fileno(), 1 << 20):
+            flood += len(data)
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                if line.startswith(b"[algo-1:3] line at"):
+                    lags.append(time.time() - float(line.split()[-1]))
+                elif line.startswith(b"[algo-1:3] told at"):
+                    told = float(line.split()[-1])
+            if len(lags) > 20 and not stalled:
+                stalled = True
+                time.sleep(2)  # a reader that has other things to do
+            if len(lags) > 60 and not sent:
+                memory = peak_memory(running.pid)
+                sent = time.time()
+                running.send_signal(signal.SIGTERM)
+        assert running.wait(DEADLINE) == 0
+    assert flood > 1 << 20
+    assert memory < 45 << 20
+    assert told - sent < 1
+    assert max(lags) < 5, lags

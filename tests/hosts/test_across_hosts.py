@@ -12,12 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from harness import DEADLINE, TRAIN, environment, lay_tree, local
+from harness import DEADLINE, TRAIN, environment, lay_tree, local, stopped
 
 HOSTS = ("algo-1", "algo-2", "algo-3")
 WAITING = """
 import os, signal, sys, threading, time
 how, who = sys.argv[2], sys.argv[4]
+recorded = os.environ.get("FOLDER", "") + "/recorded"
+def linger():
+    threading.main_thread().join()  # by then the error has its record
+    open(recorded, "w").close()
+    time.sleep(5)
 print("ready", flush=True)
 if os.environ["SM_CURRENT_HOST"] == who:
     time.sleep(0.2)
@@ -29,10 +34,10 @@ if os.environ["SM_CURRENT_HOST"] == who:
         sys.exit(4)
     if how == "end": sys.exit(0)
     if how == "echo":  # slow to leave, while the others are quick to meet its absence
-        threading.Thread(target=time.sleep, args=(5,)).start()
+        threading.Thread(target=linger).start()
         raise ValueError("bad batch")
 elif how == "echo":
-    time.sleep(1.5)
+    while not os.path.exists(recorded): time.sleep(0.01)
     raise ConnectionResetError("Connection reset by peer")
 if how == "end": time.sleep(1)
 while how != "end": time.sleep(1)
@@ -48,7 +53,8 @@ def cluster(tmp_path: Path, how: str, who: str = "algo-2", **environ: str) -> It
         root = lay_tree(tmp_path / name, WAITING, hyperparameters={"how": how, "who": who}, hosts=HOSTS, current=name)
         given = environment(
             SAGEMAKER_BASE_DIR=str(root), TRAINKIT_HOST_ADDRESSES=addresses, TRAINING_JOB_NAME="j",
-            TRAINKIT_PORT=str(20000 + os.getpid() % 10000), TRAINKIT_RUN_DIR=str(root), **environ,
+            TRAINKIT_PORT=str(20000 + os.getpid() % 10000), TRAINKIT_RUN_DIR=str(root),
+            FOLDER=str(tmp_path), **environ,
         )  # fmt: skip
         running.append(
             subprocess.Popen([*TRAIN], env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -130,14 +136,15 @@ def test_all_ranks_of_all_hosts_stop_at_one_step_however_far_apart_they_are(tmp_
         "job = trainkit.job()\n"
         "for step, _ in job.steps(itertools.count()):\n"
         "    time.sleep(0.02 + 0.01 * (job.rank % 3))\n"
+        "    if step == 6: print('moving', flush=True)\n"
         "assert job.should_stop()\n"
         "print('ended after step', step, flush=True)\n"
     )
     for engine in ("spawn", "fork"):
         extra = ("--hp", "trainkit_preload=json") if engine == "fork" else ()
-        ran = local(
-            script, "--hosts", "2", "--procs", "2", "--engine", engine, "--stop-after", "3s", *extra,
-            output=tmp_path / engine,
+        ran = stopped(
+            script, "--hosts", "2", "--procs", "2", "--engine", engine, *extra, output=tmp_path / engine, at="moving",
+            times=4,
         )  # fmt: skip
         ended = [line.rsplit(" ", 1)[1] for line in ran.out.splitlines() if "ended after step" in line]
         assert len(ended) == 4, ran.out
@@ -155,12 +162,12 @@ def test_a_host_that_cannot_start_is_the_cause_on_all(tmp_path: Path) -> None:
     with cluster(tmp_path, "wait", TRAINKIT_PEER_WAIT="120") as running:
         pass
     (tmp_path / "algo-3/code/train.py").unlink()
-    addresses = json.dumps({name: f"127.78.0.{number}" for number, name in enumerate(HOSTS, 2)})
+    addresses = json.dumps({name: f"127.77.2.{number}" for number, name in enumerate(HOSTS, 2)})
     again = []
     for name in HOSTS:
         given = environment(
-            SAGEMAKER_BASE_DIR=str(tmp_path / name), TRAINKIT_HOST_ADDRESSES=addresses, TRAINKIT_PEER_WAIT="3",
-            TRAINKIT_PORT=str(20001 + os.getpid() % 10000),
+            SAGEMAKER_BASE_DIR=str(tmp_path / name), TRAINKIT_HOST_ADDRESSES=addresses, TRAINKIT_PEER_WAIT="10",
+            TRAINKIT_PORT=str(20000 + os.getpid() % 10000),
         )  # fmt: skip
         again.append(subprocess.Popen([*TRAIN], env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
     assert running

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from harness import DEADLINE, TRAINKIT, Ran, environment, local
+from harness import DEADLINE, TRAINKIT, Ran, environment, local, stopped
 
 from trainkit.processing.features import artifact
 
@@ -40,7 +40,7 @@ OWN_HOST = """
 import os
 TABLE = f"SELECT id, x, '{os.environ['SM_CURRENT_HOST']}' AS w FROM raw"
 """
-SLOW = 'import time; print("READY", flush=True); time.sleep(60); TABLE = "FROM raw"\n'
+SLOW = 'import time; print("READY", flush=True); time.sleep(600); TABLE = "FROM raw"\n'
 ROWS = 1_000
 ALL = os.environ.get("TRAINKIT_TEST_FAULTS") == "all"
 """Whether the second job at a URL, and another of the ways to fail, are worth their seconds."""
@@ -91,11 +91,15 @@ def test_a_definition_is_a_processing_job_and_two_hosts_share_what_one_has_fitte
         assert alone.replace_schema_metadata().equals(shared.replace_schema_metadata())
 
 
-def trained(folder: Path, output: str, *options: str, **hyperparameters: str) -> Ran:
+def trained(folder: Path, output: str, *options: str, stop_at: str = "", **hyperparameters: str) -> Ran:
+    """With `stop_at`, it is told to stop when both hosts have said so."""
     given = {"trainkit_features": "features.py", "trainkit_max_restarts": "1", **hyperparameters}
     hps = [word for name, value in given.items() for word in ("--hp", f"{name}={value}")]
     script = folder / "code/train.py"
-    return local(script, "--hosts", "2", "--channel", f"raw={folder / 'raw'}", *hps, *options, output=folder / output)
+    given = ("--hosts", "2", "--channel", f"raw={folder / 'raw'}", *hps, *options)
+    if stop_at:
+        return stopped(script, *given, output=folder / output, at=stop_at, times=2)
+    return local(script, *given, output=folder / output)
 
 
 def test_a_training_job_makes_its_channels_first_and_once(tmp_path: Path) -> None:
@@ -167,7 +171,7 @@ def test_a_stop_while_features_are_made_is_the_end_and_no_failure(tmp_path: Path
     lay(tmp_path)
     (tmp_path / "code/own.py").write_text(SLOW)
 
-    ran = trained(tmp_path, "out", "--stop-after", "3s", trainkit_features_url=f"file://{tmp_path / 'shared'}")
+    ran = trained(tmp_path, "out", stop_at="READY", trainkit_features_url=f"file://{tmp_path / 'shared'}")
 
     assert (ran.code, ran.described["TrainingJobStatus"]) == (0, "Stopped"), ran.out
     assert ran.out.count("READY") == 2, ran.out

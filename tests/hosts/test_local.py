@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import DEADLINE, TRAINKIT, environment, local, processes_mentioning
+from harness import DEADLINE, TRAINKIT, environment, limited, local, processes_mentioning
 
 from trainkit.errors import IsolationUnavailable
 from trainkit.local import isolation
@@ -148,9 +148,10 @@ def test_a_stop_is_sigterm_and_no_failure(tmp_path: Path, project: Path, kind: s
         "import os, signal, sys, time\n"
         "def leave(*_):\n    open(os.environ['SM_MODEL_DIR'] + '/half.bin', 'w').write('H'); sys.exit(3)\n"
         "signal.signal(signal.SIGTERM, leave)\n"
+        "print('ready', flush=True)\n"
         "while True: time.sleep(1)\n",
     )
-    ran = local(patient, "--isolation", kind, flag, "2s", output=tmp_path / "out")
+    ran = limited(patient, "--isolation", kind, limit=flag, output=tmp_path / "out")
     assert ran.code == 0, ran.out
     statuses = [t["Status"] for t in ran.described["SecondaryStatusTransitions"]]
     end = "Stopped" if flag == "--stop-after" else "MaxRuntimeExceeded"

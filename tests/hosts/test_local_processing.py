@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import DEADLINE, TRAINKIT, Ran, environment, local, processes_mentioning
+from harness import DEADLINE, TRAINKIT, Ran, environment, limited, local, processes_mentioning
 
 from trainkit.errors import IsolationUnavailable
 from trainkit.local import isolation
@@ -79,10 +79,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, job: dict[str, Any], *arguments: str, **environ: str) -> Ran:
+def laid(folder: Path, job: dict[str, Any]) -> tuple[Path, str, str]:
+    """The request in its file, and where the image's code is."""
     (folder / "job.json").write_text(json.dumps(job))
-    image = ("--code", str(folder / "image"))
-    return local(folder / "job.json", *image, *arguments, output=folder / "out", **environ)
+    return folder / "job.json", "--code", str(folder / "image")
+
+
+def run(folder: Path, job: dict[str, Any], *arguments: str, **environ: str) -> Ran:
+    return local(*laid(folder, job), *arguments, output=folder / "out", **environ)
 
 
 def facts(ran: Ran, output: str = "found", hosts: int = 2) -> list[dict[str, Any]]:
@@ -245,13 +249,14 @@ def test_a_failure_on_one_host_is_the_jobs_with_its_cause_in_the_message(folder:
     assert not (ran.root / "outputs").exists(), "what a failed job has written is no result"
 
 
-@pytest.mark.parametrize("how", [["--stop-after", "2s"], ["--max-runtime", "2s"]])
-def test_a_stop_ends_it_as_stopped_and_keeps_what_there_is(folder: Path, how: list[str]) -> None:
+@pytest.mark.parametrize("flag", ["--stop-after", "--max-runtime"])
+def test_a_stop_ends_it_as_stopped_and_keeps_what_there_is(folder: Path, flag: str) -> None:
     (folder / "image/prep.py").write_text(
         "import time\nfrom trainkit.processing import job\n(job().outputs['o'].path / job().host).touch()\n"
-        "time.sleep(600)\n"
+        "print('ready', flush=True)\ntime.sleep(600)\n"
     )
-    ran = run(folder, request(ProcessingOutputConfig={"Outputs": [target("o", "s3://b/o")]}), *how)
+    job = request(ProcessingOutputConfig={"Outputs": [target("o", "s3://b/o")]})
+    ran = limited(*laid(folder, job), limit=flag, ready=2, output=folder / "out")
 
     assert (ran.code, ran.described["ProcessingJobStatus"]) == (0, "Stopped"), ran.out
     assert "ExitMessage" not in ran.described
@@ -260,8 +265,11 @@ def test_a_stop_ends_it_as_stopped_and_keeps_what_there_is(folder: Path, how: li
 
 @pytest.mark.parametrize("victim", ["1", "2"])
 def test_a_host_that_is_killed_is_named_in_the_message(folder: Path, victim: str) -> None:
-    (folder / "image/prep.py").write_text("import time\ntime.sleep(600)\n")
-    ran = run(folder, request(), "--kill", f"host={victim}@3s")
+    (folder / "image/prep.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(600)\n")
+    for seconds in (3, 15, 60):
+        ran = run(folder, request(), "--kill", f"host={victim}@{seconds}s", TRAINKIT_PEER_WAIT="20")
+        if ran.out.count("] ready") == 2:
+            break  # else the machine is busy, and it was killed before the hosts had met
 
     assert ran.code == 75, ran.out
     assert ran.described["ExitMessage"].startswith(f"lost algo-{victim}: its connection broke")

@@ -315,14 +315,19 @@ def test_a_tuning_job_is_one_trial_with_its_objective_reported_or_missed(folder:
 
 
 LOSES = """
-import json, os, time
+import json, os, time, trainkit
 from pathlib import Path
+host, others = os.environ["SM_CURRENT_HOST"], Path(os.environ["DESCRIBED"]).parent
 checkpoints = Path(os.environ["SM_MODEL_DIR"]).parent / "checkpoints"
 found = sorted(path.name for path in checkpoints.iterdir() if ".sagemaker-" not in path.name)
 described = json.loads(Path(os.environ["DESCRIBED"]).read_text())
 print("began with", found, "while", described["SecondaryStatus"], flush=True)
-(checkpoints / f"{os.environ['SM_CURRENT_HOST']}.ckpt").write_text("C")
+(checkpoints / f"{host}.ckpt").write_text("C")
+(others / f"{host}.saved").touch()
 if not found:
+    while not (others / "algo-1.saved").exists(): time.sleep(0.01)
+    if host == "algo-2":
+        for _ in trainkit.job().steps(range(2)): pass  # at the second one it is lost
     time.sleep(600)
 Path(os.environ["SM_MODEL_DIR"], "model.bin").write_text("M")
 """
@@ -346,7 +351,7 @@ def test_a_job_whose_host_is_lost_starts_again_where_the_request_says_so(
     (folder / "code/train.py").write_text(LOSES)
     described = {"DESCRIBED": str(folder / "out/describe.json")}
     job = request(CheckpointConfig={"S3Uri": "kept"}, Environment=described, **changes)
-    ran = run(folder, job, "--kill", "host=2@2s", "--isolation", kind, TRAINKIT_PEER_TIMEOUT="2")
+    ran = run(folder, job, "--kill", "host=2@step=1", "--isolation", kind)
 
     assert ran.code == 0, ran.out
     assert [t["Status"] for t in ran.described["SecondaryStatusTransitions"]] == [
@@ -361,8 +366,12 @@ def test_a_job_whose_host_is_lost_starts_again_where_the_request_says_so(
 
 
 def test_a_lost_host_that_is_not_tried_again_is_the_services_own_error(folder: Path) -> None:
-    (folder / "code/train.py").write_text("import time; time.sleep(600)")
-    ran = run(folder, request(), "--kill", "host=2@1s", "--isolation", "process", TRAINKIT_PEER_TIMEOUT="2")
+    (folder / "code/train.py").write_text(
+        "import os, time, trainkit\n"
+        "if os.environ['SM_CURRENT_HOST'] == 'algo-2':\n    for _ in trainkit.job().steps(range(2)): pass\n"
+        "time.sleep(600)"
+    )
+    ran = run(folder, request(), "--kill", "host=2@step=1", "--isolation", "process")
 
     assert ran.code
     reason = "InternalServerError: We encountered an internal error. Please try again."
@@ -378,7 +387,7 @@ def test_a_lost_host_that_is_not_tried_again_is_the_services_own_error(folder: P
     ],
 )
 def test_a_limit_ends_the_job_and_keeps_what_it_left(folder: Path, limits: dict[str, int], end: str) -> None:
-    (folder / "code/train.py").write_text(LOSES.replace("if not found:", "time.sleep(0.1)\nif True:"))
+    (folder / "code/train.py").write_text(LOSES.replace("if not found:", "time.sleep(600)\nif not found:"))
     spot = "MaxWaitTimeInSeconds" in limits
     described = {"DESCRIBED": str(folder / "out/describe.json")}
     job = request(StoppingCondition=limits, EnableManagedSpotTraining=spot, Environment=described)

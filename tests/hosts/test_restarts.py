@@ -6,18 +6,29 @@ import re
 from pathlib import Path
 
 import pytest
-from harness import Ran, lay_tree, local, processes_mentioning, train
+from harness import Ran, lay_tree, local, processes_mentioning, stopped, train
 
 from trainkit.errors import IsolationUnavailable
 from trainkit.local import isolation
 
 COUNTING = """
-import json, os, subprocess, sys, time, trainkit
+import json, os, signal, subprocess, sys, time, trainkit
+from pathlib import Path
 job = trainkit.job()
+def write(place, step):
+    place.with_suffix(".part").write_text(str(step))
+    place.with_suffix(".part").replace(place)
+def read(place):
+    return json.loads(place.read_text()) if place.exists() else 0
+def meet(folder, step):  # as in a collective: where one is missing, all stand still
+    places = [Path(folder) / f"{rank}.json" for rank in range(job.world_size)]
+    write(places[job.rank], step)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # else who waits here could only be killed
+    while min(map(read, places)) < step: time.sleep(0.001)
 generation = os.environ["TORCHELASTIC_RESTART_COUNT"]
 print("generation", generation, "meets at", os.environ["MASTER_PORT"], flush=True)
 saved = job.checkpoint_dir / f"{job.rank}.json"
-start = json.loads(saved.read_text()) if saved.exists() else 0
+start = read(saved)
 if job.hp("leaves", "") == generation:
     subprocess.Popen(["sleep", "4321"], start_new_session=True)
 for step, _ in job.steps(range(start, 30), start=start):
@@ -29,19 +40,29 @@ for step, _ in job.steps(range(start, 30), start=start):
     if job.hp("stands", "") == f"{job.rank}@{step}" and generation in job.hp("in", "0"):
         time.sleep(4321)
     time.sleep(0.02)
-    saved.write_text(str(step + 1))
+    write(saved, step + 1)
+    if job.hp("together", ""): meet(job.hp("together"), step + 1)
 print("through", flush=True)
 """
 
 
-def run(tmp_path: Path, *arguments: str, restarts: int = 3, hosts: int = 2) -> Ran:
+def run(tmp_path: Path, *arguments: str, restarts: int = 3, hosts: int = 2, stop_at: str = "") -> Ran:
+    """With `stop_at`, it is told to stop when it has said so."""
     script = tmp_path / "project/train.py"
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text(COUNTING)
-    return local(
-        script, "--hosts", str(hosts), "--procs", "2", "--hp", "trainkit_preload=json",
-        "--hp", f"trainkit_max_restarts={restarts}", *arguments, output=tmp_path / "out",
-    )  # fmt: skip
+    given = ("--hosts", str(hosts), "--procs", "2", "--hp", "trainkit_preload=json")
+    given += ("--hp", f"trainkit_max_restarts={restarts}", *arguments)
+    if stop_at:
+        return stopped(script, *given, output=tmp_path / "out", at=stop_at)
+    return local(script, *given, output=tmp_path / "out")
+
+
+def together(tmp_path: Path) -> tuple[str, ...]:
+    """Arguments with which no rank gets ahead of another: what is to happen at a later step happens later."""
+    places = tmp_path / "places"
+    places.mkdir(parents=True)
+    return "--hp", f"together={places}"
 
 
 def generations(ran: Ran) -> dict[str, set[str]]:
@@ -62,7 +83,8 @@ def has_links() -> bool:
 
 @pytest.mark.parametrize("engine", ["fork", "spawn"])
 def test_ranks_that_are_killed_start_again_on_all_hosts_with_a_new_store(tmp_path: Path, engine: str) -> None:
-    ran = run(tmp_path, "--engine", engine, "--kill", "rank=3@step=20", "--kill", "rank=0@step=9")
+    kills = ("--kill", "rank=3@step=20", "--kill", "rank=0@step=9")
+    ran = run(tmp_path, "--engine", engine, *kills, *together(tmp_path))
     assert ran.code == 0, ran.out
     assert ran.out.count("through") >= 4, ran.out
     found = generations(ran)
@@ -92,7 +114,8 @@ def test_without_restarts_left_the_last_failure_is_the_jobs(tmp_path: Path) -> N
     assert "warning: --kill rank=2@step=9 never happened" in ran.out
     ran = run(tmp_path, "--kill", "rank=1@step=3", "--kill", "rank=0@step=9", restarts=1, hosts=1)
     assert ran.code == 0, "it goes on from where it was"
-    ran = run(tmp_path / "fresh", "--kill", "rank=1@step=3", "--kill", "rank=0@step=9", restarts=1, hosts=1)
+    fresh, kills = tmp_path / "fresh", ("--kill", "rank=1@step=3", "--kill", "rank=0@step=9")
+    ran = run(fresh, *kills, *together(fresh), restarts=1, hosts=1)
     assert ran.code == 137
     assert ran.failure is not None
     assert ran.failure.startswith("killed by SIGKILL (signal 9): rank 0 on algo-1, step 9")
@@ -164,17 +187,7 @@ def test_ranks_that_stand_still_again_end_the_job_with_that_cause(tmp_path: Path
 
 
 def test_by_default_ranks_that_stand_still_are_named_and_left_alone(tmp_path: Path) -> None:
-    ran = run(
-        tmp_path,
-        "--hp",
-        "stands=1@5",
-        "--hp",
-        "trainkit_stall_timeout=2",
-        "--stop-after",
-        "6s",
-        "--hp",
-        "trainkit_stop_grace=1",
-        hosts=1,
-    )
+    settings = ("--hp", "trainkit_stall_timeout=2", "--hp", "trainkit_stop_grace=1")
+    ran = run(tmp_path, "--hp", "stands=1@5", *settings, hosts=1, stop_at="no progress for 2 s")
     assert "no progress for 2 s: rank 1 on algo-1, step 5, stands in train.py:" in ran.out
     assert "did not stop within 1 s after SIGTERM: killed rank 1" in ran.out

@@ -334,10 +334,15 @@ def test_a_child_that_writes_for_ever_holds_nobody_up(tmp_path: Path, session: b
 def test_a_rank_that_raised_and_was_slow_to_leave_is_blamed_before_its_quick_neighbour(tmp_path: Path) -> None:
     script = """
 import os, threading, time
+recorded = os.environ["SM_OUTPUT_DATA_DIR"] + "/recorded"
+def linger():
+    threading.main_thread().join()  # by then the error has its record
+    open(recorded, "w").close()
+    time.sleep(60)
 if os.environ["RANK"] == "0":
-    threading.Thread(target=time.sleep, args=(60,)).start()
+    threading.Thread(target=linger).start()
     raise ValueError("the real cause")
-time.sleep(1)
+while not os.path.exists(recorded): time.sleep(0.01)
 raise ConnectionResetError("peer closed")
 """
     ran = train(lay_tree(tmp_path, script), "--procs", "2")

@@ -96,13 +96,14 @@ def run_text(script, *arguments, cwd):
 @pytest.mark.torch
 def test_from_s3_learns_on_two_hosts_goes_on_after_a_kill_and_shows_how_long_it_waited_for_data(tmp_path):
     output, cache = ["--output", tmp_path / "out"], ["--hp", f"cache={tmp_path}/kept"]
-    demo = [sys.executable, EXAMPLES / "from_s3/demo.py", *output, *cache, "--kill", "rank=3@step=170"]
+    demo = [sys.executable, EXAMPLES / "from_s3/demo.py", *output, *cache, "--kill", "rank=3@step=240"]
     environ = environment(TRAINKIT_MAX_RESTARTS="1")
     ended = subprocess.run(demo, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=240)
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert re.search(r"\[algo-1:0\] step \d+/256 · .*\d+% waiting for data", ended.stdout), ended.stdout
-    assert re.search(r"\[algo-1:0\] checkpoint of step 1[05]0 restored", ended.stdout), ended.stdout
+    # Steps take milliseconds: which saves are committed by then depends on the machine.
+    assert re.search(r"\[algo-1:0\] checkpoint of step (50|100|150|200) restored", ended.stdout), ended.stdout
     assert "trainkit.metric step=255 " in ended.stdout
     losses = [float(loss) for loss in re.findall(r"step=\d+ (?:final_)?loss=(\S+)", ended.stdout)]
     assert losses[-1] < losses[0] / 20

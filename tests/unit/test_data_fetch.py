@@ -179,7 +179,7 @@ def test_an_object_that_is_replaced_is_an_error_with_its_name(
 
 @pytest.mark.parametrize("name", FETCHERS)
 def test_an_object_that_is_shorter_than_it_was_said_to_be_is_an_error(sim: S3Sim, item: Item, name: Name) -> None:
-    fetcher = open_fetcher(item.url, prefer=name, deadline=2)
+    fetcher = open_fetcher(item.url, prefer=name, deadline=20)
     with pytest.raises(StorageError, match=r"a b/ü\+1.bin: cannot read .*shorter"):
         fetcher.get(item, SIZE - 5, 10)
     assert not sim.stats["InvalidRange"], "what is known to be short was asked for again"

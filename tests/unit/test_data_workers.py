@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -321,5 +322,8 @@ def test_whoever_is_killed_no_process_and_no_file_is_left(tmp_path: Path, whom: 
     assert rank.returncode == (1 if whom == "worker" else -signal.SIGKILL)
     if whom == "worker":
         assert re.search(r"transform busy \(.*train.py:5\) was killed by SIGKILL", said)
-    assert set(Path("/dev/shm").iterdir()) <= shared
+    deadline = time.monotonic() + DEADLINE
+    while left := set(Path("/dev/shm").iterdir()) - shared:  # others on this machine have some for a moment
+        assert time.monotonic() < deadline, left
+        time.sleep(0.01)
     assert list(temporary.iterdir()) == []
