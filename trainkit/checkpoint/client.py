@@ -93,10 +93,6 @@ class Client:
         self._new: list[End] = []
         self.remarks: list[str] = []
         """What went wrong and harms no checkpoint: a deletion, a writer that had to be started anew."""
-        try:  # for what the writer says at its end: a pipe would be full some day, and the writer stand still
-            self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (until `close`)
-        except OSError as error:
-            raise CheckpointError(f"there is no place for a temporary file: {error}") from error
         self._start()
         alone = weakref.WeakMethod(self._forked)
         os.register_at_fork(after_in_child=lambda: (forked := alone()) and forked())
@@ -241,10 +237,10 @@ class Client:
         ours, theirs = socket.socketpair()
         home = str(Path(__file__).parents[2])  # however this process found trainkit, the writer finds the same
         path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
-        self._errors.seek(0)
-        self._errors.truncate()
         with theirs:
             try:
+                # What the writer says at its end: a pipe would be full some day, and the writer stand still.
+                self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (until it is read, or `close`)
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "trainkit.checkpoint.writer", str(theirs.fileno())],
                     env={**os.environ, "PYTHONPATH": path}, pass_fds=[theirs.fileno()], start_new_session=True,
@@ -347,8 +343,11 @@ class Client:
             code = self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             return "its connection is closed"
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        if self._errors.closed:
+            return f"exit code {code}"
+        with self._errors:
+            self._errors.seek(0)
+            lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return f"exit code {code}{', ' + lines[-1] if lines else ''}"
 
 
