@@ -259,6 +259,26 @@ def test_of_two_arenas_that_come_at_once_the_later_one_is_what_is_written(tmp_pa
         assert found(tmp_path) == 1
 
 
+def test_a_coordinator_that_stands_still_holds_up_one_question_and_not_each_step(tmp_path: Path) -> None:
+    with job([str(tmp_path)]) as running:
+        running.save(1)
+        other, stopped = running.clients[1], running.clients[0].pid
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            assert "gave no answer within 0.2 s" in str(other.ask(2, patience=0.2).why)
+            began = time.monotonic()
+            assert [other.ask(step, patience=PATIENCE).why for step in (3, 4)] == [
+                "the process that writes checkpoints did not answer"
+            ] * 2
+            assert time.monotonic() - began < PATIENCE
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        with ThreadPoolExecutor(2) as pool:  # a stop asks in any case
+            attempts = {answer.attempt for answer in pool.map(lambda one: one.ask(5, must=True), running.clients)}
+        assert None not in attempts
+        assert len(attempts) == 1
+
+
 def test_without_the_coordinator_others_go_on_and_say_why_until_it_is_there_again(tmp_path: Path) -> None:
     with job([str(tmp_path)], ranks=3) as running:
         running.until_saved(1)

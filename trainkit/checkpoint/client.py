@@ -38,6 +38,8 @@ _AGREEMENT = 3600.0
 """Seconds for all ranks to come to their first save."""
 _NOTICE = 30.0
 """Seconds after which that is said."""
+_AGAIN = 60.0
+"""Seconds after a question without an answer in which no other is asked: each would hold up the training as long."""
 _FEW = 64  # ranks
 _REMEMBERED = 16  # ends
 _ENDED = "the process that writes checkpoints ended"
@@ -90,6 +92,7 @@ class Client:
         """The digest of the plan that the coordinator knows."""
         self._open: tuple[str, int] | None = None
         """The attempt that this rank is to save, and its step, until it is over."""
+        self._not_before = 0.0
         self._new: list[End] = []
         self.remarks: list[str] = []
         """What went wrong and harms no checkpoint: a deletion, a writer that had to be started anew."""
@@ -133,6 +136,8 @@ class Client:
                 self._start_again()
             except TrainkitError as error:  # the training goes on
                 return Answer(step + 1, why=str(error))
+        if not must and time.monotonic() < self._not_before:
+            return Answer(step + 1, why="the process that writes checkpoints did not answer")
         self._waiting.clear()  # what was said before the question is no answer
         self._line.send(
             {
@@ -149,6 +154,8 @@ class Client:
         try:
             message = self._wait(answered, patience)
         except PeerLost as error:
+            if not self._line.closed:
+                self._not_before = time.monotonic() + _AGAIN
             return Answer(step + 1, why=str(error))
         if "alone" in message:
             return Answer(step + 1, why=message["alone"])

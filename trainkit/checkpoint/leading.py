@@ -145,10 +145,10 @@ class Lead:
             place.put_manifest(whole.directory, whole.text())
         except StorageError as error:
             try:
-                place.delete_manifest(whole.directory)  # an answer may be lost, and the manifest there
+                gone = place.delete_manifest(whole.directory)  # an answer may be lost, and the manifest there
             except StorageError:
                 return str(error), True
-            return str(error), False
+            return str(error), not gone
         self._retirements[tier].committed(Committed(whole.directory, whole.step, whole.metrics))
         return None, False
 
