@@ -36,11 +36,8 @@ class Loader(NamedTuple):
     run: Callable[[], Generator[Rows, None, None]]
 
 
-def trainkit(asked: Asked, *, kind: str = "numpy", prefer: str = "", save: Path | None = None) -> Loader:
-    """Ours, shuffled. `prefer` names another fetcher than the default; job.stream has no such choice. `save`: only
-    write the state at 90 % of the epoch."""
-    import functools
-
+def trainkit(asked: Asked, *, kind: str = "numpy", fetcher: str | None = None, save: Path | None = None) -> Loader:
+    """Ours, shuffled. `save`: only write the state at 90 % of the epoch."""
     import trainkit
     import trainkit.data.fetch.http
     import trainkit.data.formats.arrow
@@ -52,16 +49,15 @@ def trainkit(asked: Asked, *, kind: str = "numpy", prefer: str = "", save: Path 
     versions = f"{version('trainkit')}, pyarrow {version('pyarrow')}, boto3 {version('boto3')}"
     if kind == "torch":
         import trainkit.data.torch
-    if prefer:
-        chosen = functools.partial(trainkit.data.open.open_fetcher, prefer=prefer)
-        trainkit.data.open.open_fetcher = chosen  # type: ignore[assignment]
-    if prefer == "fsspec":
+    if fetcher == "fsspec":
         import s3fs
 
         versions += f", s3fs {s3fs.__version__}"
 
     def run() -> Generator[Rows, None, None]:
-        stream = trainkit.job().stream(asked.url, batch_size=BATCH, shuffle=True, kind=kind, tail="exact")  # type: ignore[arg-type]
+        stream = trainkit.job().stream(
+            asked.url, batch_size=BATCH, shuffle=True, kind=kind, tail="exact", fetcher=fetcher  # type: ignore[arg-type]
+        )  # fmt: skip
         if save:
             state = {**stream.state_dict(), "position": int(len(stream) * 0.9) * BATCH}
             save.write_text(json.dumps(state), encoding="ascii")
