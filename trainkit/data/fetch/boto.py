@@ -1,6 +1,7 @@
 """s3:// through the S3 client of `storage`, as it is: its own retries, its own errors.
 
-Costs three to four times the CPU of `http`. It is for what that one does not speak: proxies, S3 Express, SigV4A.
+A stream takes twice the CPU that it takes with `http` (docs/benchmarks.md). It is for what that one does not speak:
+proxies, S3 Express, SigV4A.
 """
 
 from __future__ import annotations
