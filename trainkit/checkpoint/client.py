@@ -154,7 +154,7 @@ class Client:
         try:
             message = self._wait(answered, patience)
         except PeerLost as error:
-            if not self._line.closed:
+            if not (must or self._line.closed):  # who must save may have waited behind a long save
                 self._not_before = time.monotonic() + _AGAIN
             return Answer(step + 1, why=str(error))
         if "alone" in message:
